@@ -1,0 +1,1 @@
+//! End-to-end tests, fault injection and benchmarks. Nothing here ships to users.

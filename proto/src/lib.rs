@@ -1,0 +1,1 @@
+//! Wire and saved state.

@@ -1,0 +1,1 @@
+//! One guest on KVM.
