@@ -1,1 +1,3 @@
+//! The `godwit` program.
+
 fn main() {}

@@ -1,1 +1,13 @@
-//! One guest on KVM.
+//! One guest on KVM: memory, vCPUs, devices, boot, pause, save, restore.
+//!
+//! This crate runs exactly one virtual machine inside one process, with threads and no async
+//! runtime. It never knows that another host exists: moving a guest is `godwit-migration`'s work,
+//! through what this crate offers (pause, save, the dirty log, userfaultfd).
+//!
+//! Guests, disks and saved state are untrusted. Whatever they contain ends in an error that names
+//! the cause, never in a panic.
+
+pub mod bus;
+pub mod devices;
+pub mod interrupt;
+pub mod memory;

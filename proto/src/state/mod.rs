@@ -1,0 +1,1 @@
+//! The saved state of a guest: one plain, versioned record per part.

@@ -1,0 +1,3 @@
+//! The machine's devices. Each has a folder with the device and its save/restore contract.
+
+pub mod virtio;

@@ -1,0 +1,10 @@
+//! Guest memory: where it lies, what backs it, which pages changed.
+
+use vm_memory::GuestMemoryMmap;
+use vm_memory::bitmap::AtomicBitmap;
+
+pub mod layout;
+
+/// The guest's memory as devices and the loader see it. Every write through it marks the page in
+/// the region's bitmap, which is how writes by devices enter the dirty log.
+pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
