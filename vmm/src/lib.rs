@@ -10,4 +10,6 @@
 pub mod bus;
 pub mod devices;
 pub mod interrupt;
+pub mod kvm;
 pub mod memory;
+pub mod vcpu;

@@ -112,6 +112,14 @@ pub fn ram_ranges(size: u64) -> Vec<RamRange> {
     ranges
 }
 
+/// The windows of the PCI hole do not touch each other or RAM.
+const _: () = {
+    assert!(PCI_MMIO_START >= LOW_RAM_END);
+    assert!(PCI_MMIO_START + PCI_MMIO_SIZE <= PCI_ECAM_START);
+    assert!(PCI_ECAM_START + PCI_ECAM_SIZE <= IOAPIC_START);
+    assert!(KVM_TSS + 3 * PAGE_SIZE < HIGH_RAM_START);
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,13 +153,5 @@ mod tests {
                 }
             ]
         );
-    }
-
-    #[test]
-    fn the_windows_of_the_pci_hole_do_not_touch() {
-        assert!(PCI_MMIO_START >= LOW_RAM_END);
-        assert!(PCI_MMIO_START + PCI_MMIO_SIZE <= PCI_ECAM_START);
-        assert!(PCI_ECAM_START + PCI_ECAM_SIZE <= IOAPIC_START);
-        assert!(KVM_TSS + 3 * PAGE_SIZE < HIGH_RAM_START);
     }
 }

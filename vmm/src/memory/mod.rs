@@ -1,9 +1,14 @@
-//! Guest memory: where it lies, what backs it, which pages changed.
+//! Guest memory: where it lies, what backs it, which pages changed, how it fills on demand.
 
 use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
 
+pub mod dirty;
 pub mod layout;
+pub mod ram;
+
+pub use dirty::{DirtyLog, DirtyPages};
+pub use ram::{GuestRam, HugePages, MemoryError};
 
 /// The guest's memory as devices and the loader see it. Every write through it marks the page in
 /// the region's bitmap, which is how writes by devices enter the dirty log.
