@@ -5,6 +5,7 @@ use vm_memory::bitmap::AtomicBitmap;
 
 pub mod dirty;
 pub mod layout;
+pub mod lazy;
 pub mod ram;
 
 pub use dirty::{DirtyLog, DirtyPages};
