@@ -6,13 +6,21 @@
 //! | module | holds |
 //! |---|---|
 //! | [`id`] | the names of guests, nodes, migrations; numbers that only grow |
+//! | [`version`] | ranges of protocol versions and the highest common one |
+//! | [`frame`] | the fixed header before each message on a stream, and its incremental decoder |
 //! | [`record`] | versioned, checksummed records and sequences of them |
 //! | [`guest`] | what a user asks for: [`guest::GuestSpec`] |
 //! | [`state`] | the saved state of a guest, one record per part |
+//! | [`process`] | the messages between a guest process and who steers it |
+//! | [`codes`] | error codes, and the exit codes that users see |
 
 mod payload;
 
+pub mod codes;
+pub mod frame;
 pub mod guest;
 pub mod id;
+pub mod process;
 pub mod record;
 pub mod state;
+pub mod version;
