@@ -69,7 +69,8 @@ impl VersionRange {
         self.oldest <= version && version <= self.newest
     }
 
-    /// The version to speak with a peer: the highest that both sides know. Both sides find the same.
+    /// The version to speak with a peer: the highest that both sides know. Both sides find the
+    /// same.
     ///
     /// # Errors
     /// [`VersionError::NothingInCommon`].

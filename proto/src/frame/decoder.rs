@@ -46,8 +46,8 @@ impl FrameDecoder {
 
     /// Takes bytes from the front of `bytes` and says how many: all that fit.
     ///
-    /// After [`FrameDecoder::pop`] has returned `Ok(None)`, at least one byte of a nonempty slice is
-    /// taken. After an error all bytes are taken and dropped.
+    /// After [`FrameDecoder::pop`] has returned `Ok(None)`, at least one byte of a nonempty slice
+    /// is taken. After an error all bytes are taken and dropped.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         if self.failed.is_some() {
             return bytes.len();

@@ -13,9 +13,10 @@
 //! | 16 | 4 | CRC-32C of the payload |
 //! | 20 | 4 | CRC-32C of bytes 0..20 |
 //!
-//! Each use of frames states its own bound on the payload ([`Limits`]); a longer one is refused from the
-//! header alone, before any of it is kept. The header has its own checksum, so that a damaged length is seen
-//! as damage and not waited for. A frame of an unknown kind is an error, or skipped when marked optional.
+//! Each use of frames states its own bound on the payload ([`Limits`]); a longer one is refused
+//! from the header alone, before any of it is kept. The header has its own checksum, so that a
+//! damaged length is seen as damage and not waited for. A frame of an unknown kind is an error, or
+//! skipped when marked optional.
 //!
 //! Nothing here reads or writes: [`FrameDecoder`] is given bytes and hands out frames.
 

@@ -1,5 +1,5 @@
-//! The protocol between a guest process and whoever steers it: the daemon or the command line, over a
-//! Unix socket.
+//! The protocol between a guest process and whoever steers it: the daemon or the command line, over
+//! a Unix socket.
 //!
 //! ```text
 //! client                          guest process
@@ -10,12 +10,13 @@
 //!   <------------- response Exited      at any time, unasked, then the stream ends
 //! ```
 //!
-//! A client has at most one request under way. [`Request::AttachConsole`] changes the stream: after its
-//! [`Response::Ok`] no more frames follow either way, but the console's raw bytes, until one side closes.
+//! A client has at most one request under way. [`Request::AttachConsole`] changes the stream: after
+//! its [`Response::Ok`] no more frames follow either way, but the console's raw bytes, until one
+//! side closes.
 //!
-//! A message is the payload of one [frame](crate::frame), archived in the version that the frame's header
-//! names. Every build speaks version V and V-1 ([`VERSIONS`]): a daemon steers guest processes that an older
-//! build started, and an older daemon those of a newer one.
+//! A message is the payload of one [frame], archived in the version that the frame's header names.
+//! Every build speaks version V and V-1 ([`VERSIONS`]): a daemon steers guest processes that an
+//! older build started, and an older daemon those of a newer one.
 
 mod request;
 mod response;

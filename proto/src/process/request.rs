@@ -39,7 +39,8 @@ pub enum Request {
         /// Which console.
         which: ConsoleKind,
     },
-    /// Press the power button: [`Response::Ok`](super::Response::Ok), whatever the guest makes of it.
+    /// Press the power button: [`Response::Ok`](super::Response::Ok), whatever the guest makes of
+    /// it.
     PowerButton,
     /// Reset the guest at once: [`Response::Ok`](super::Response::Ok).
     Reset,
