@@ -1,14 +1,15 @@
 //! What a user asks for.
 //!
-//! Nothing here is checked: names may be empty, sizes absurd, paths missing. The VMM turns a spec into
-//! its validated configuration, and says which field it refuses and why.
+//! Nothing here is checked: names may be empty, sizes absurd, paths missing. The VMM turns a spec
+//! into its validated configuration, and says which field it refuses and why.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::record;
 use crate::record::Kind;
 
-/// A guest as asked for, unvalidated. Saved with a snapshot, so that a restore builds the same machine.
+/// A guest as asked for, unvalidated. Saved with a snapshot, so that a restore builds the same
+/// machine.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct GuestSpec {
     /// Name for people.

@@ -1,18 +1,26 @@
 //! Everything of Godwit that is written to a wire or a disk: typed ids, frames, versioned records.
 //!
-//! No I/O, no clocks, no randomness: bytes in, values out, and back. What is decoded here is
-//! well formed, never trusted: who uses a value checks what it means (`TryFrom`, a validated config).
+//! No I/O, no clocks, no randomness: bytes in, values out, and back. What is decoded here is well
+//! formed, never trusted: who uses a value checks what it means (`TryFrom`, a validated config).
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`id`] | the names of guests, nodes, migrations; numbers that only grow |
-//! | [`record`] | versioned, checksummed records and sequences of them |
+//! | [`version`] | ranges of protocol versions and the highest common one |
+//! | [`frame`] | the fixed header before each message on a stream, and its incremental decoder |
+//! | [`mod@record`] | versioned, checksummed records and sequences of them |
 //! | [`guest`] | what a user asks for: [`guest::GuestSpec`] |
 //! | [`state`] | the saved state of a guest, one record per part |
+//! | [`process`] | the messages between a guest process and who steers it |
+//! | [`codes`] | error codes, and the exit codes that users see |
 
 mod payload;
 
+pub mod codes;
+pub mod frame;
 pub mod guest;
 pub mod id;
+pub mod process;
 pub mod record;
 pub mod state;
+pub mod version;

@@ -1,7 +1,7 @@
 //! Versioned, checksummed records, and sequences of them.
 //!
-//! A record is a 16-byte header ([`HEADER_BYTES`]: kind, version, mandatory bit, length, CRC-32C) and an
-//! rkyv archive. One type gets to be a record by a derive and one line:
+//! A record is a 16-byte header ([`HEADER_BYTES`]: kind, version, mandatory bit, length, CRC-32C)
+//! and an rkyv archive. One type gets to be a record by a derive and one line:
 //!
 //! ```
 //! use godwit_proto::record::{Kind, Record};
@@ -21,19 +21,21 @@
 //! ```
 //!
 //! # Versions
-//! Every build writes version V of a record and reads V and V-1, so that neighbouring releases exchange
-//! guests in both directions as long as V-1 says all that is needed. To change a type: keep the old one under
-//! another name (`TicksV1`), write `impl From<TicksV1> for Ticks`, then
-//! `record!(Ticks, Kind::Ged, version = 2, previous = TicksV1)`, and keep the golden file of version 1. Older
-//! or newer versions are refused by name, except that a newer *optional* record counts as unknown.
+//! Every build writes version V of a record and reads V and V-1: a guest saved by one release is
+//! restored by the next. The way back is open as long as no version of a record changed between the
+//! two; otherwise the older build refuses by name. To change a type: keep the old one under another
+//! name (`TicksV1`), write `impl From<TicksV1> for Ticks`, then `record!(Ticks, Kind::Ged, version
+//! = 2, previous = TicksV1)`, and keep the golden file of version 1. A newer *optional* record
+//! counts as unknown.
 //!
 //! # Mandatory and optional
-//! A record is mandatory unless it was written by [`RecordWriter::push_optional`]. An unknown mandatory
-//! record fails the whole sequence; an unknown optional one is skipped.
+//! A record is mandatory unless it was written by [`RecordWriter::push_optional`]. An unknown
+//! mandatory record fails the whole sequence; an unknown optional one is skipped.
 //!
 //! # Refused
-//! Anything that fails its checksum, its archive check, its length bound ([`MAX_PAYLOAD_BYTES`]) or leaves
-//! bytes over. Nothing read here panics or allocates more than a small multiple of the bytes at hand.
+//! Anything that fails its checksum, its archive check, its length bound ([`MAX_PAYLOAD_BYTES`]) or
+//! leaves bytes over. Nothing read here panics or allocates more than a small multiple of the bytes
+//! at hand.
 
 mod error;
 mod header;
@@ -112,7 +114,7 @@ pub trait Record: Sized {
 
 /// Makes a type with the rkyv derives a [`Record`](crate::record::Record):
 /// `record!(Type, Kind::X, version = 1)`, later with `previous = TypeOfVersionBefore`, which must
-/// convert by `From`. See the [module documentation](crate::record).
+/// convert by `From`. See the [module documentation](mod@crate::record).
 #[macro_export]
 macro_rules! record {
     ($type:ty, $kind:expr, version = $version:literal $(, previous = $previous:ty)?) => {
@@ -173,3 +175,6 @@ pub mod support {
         crate::payload::from_bytes(payload).map_err(|source| RecordError::Payload { kind, source })
     }
 }
+
+#[cfg(test)]
+mod tests;

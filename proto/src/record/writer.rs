@@ -5,7 +5,8 @@ use super::{
 };
 
 /// Builds a sequence: magic, records in the order pushed, and an end record that counts them and
-/// holds a checksum over all bytes before it. A cut, shortened or reordered sequence is thus noticed.
+/// holds a checksum over all bytes before it. A cut, shortened or reordered sequence is thus
+/// noticed.
 ///
 /// ```
 /// use godwit_proto::record::{RecordReader, RecordWriter};
@@ -68,15 +69,23 @@ impl RecordWriter {
     }
 
     fn append<R: Record>(&mut self, record: &R, mandatory: bool) -> Result<(), RecordError> {
-        if self.count == MAX_RECORDS {
-            return Err(RecordError::TooMany { max: MAX_RECORDS });
-        }
         let header = RecordHeader {
             kind: R::KIND.number(),
             version: R::VERSION,
             mandatory,
         };
-        header.append(&record.to_payload()?, &mut self.bytes)?;
+        self.append_payload(header, &record.to_payload()?)
+    }
+
+    pub(super) fn append_payload(
+        &mut self,
+        header: RecordHeader,
+        payload: &[u8],
+    ) -> Result<(), RecordError> {
+        if self.count == MAX_RECORDS {
+            return Err(RecordError::TooMany { max: MAX_RECORDS });
+        }
+        header.append(payload, &mut self.bytes)?;
         self.count += 1;
         Ok(())
     }

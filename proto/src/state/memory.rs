@@ -26,8 +26,8 @@ pub struct MemoryRange {
     pub len: u64,
 }
 
-/// The memory file of a snapshot: guest memory in the order of [`MemoryLayout::ranges`], holes of the
-/// file being zeros, checked by chunk so that a lazy restore can check what it touches.
+/// The memory file of a snapshot: guest memory in the order of [`MemoryLayout::ranges`], holes of
+/// the file being zeros, checked by chunk so that a lazy restore can check what it touches.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotMemory {
     /// Bytes of a chunk; the last one may be shorter.

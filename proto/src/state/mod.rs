@@ -1,14 +1,15 @@
 //! The saved state of a guest: one plain, versioned record per part.
 //!
 //! A record holds what the hardware or the driver could tell apart, and nothing of the host: no
-//! descriptors, no host addresses, no paths. KVM structures are byte images in the layout of the kernel's uapi
-//! (x86-64), which the kernel never changes; their sizes are part of the record.
+//! descriptors, no host addresses, no paths. KVM structures are byte images in the layout of the
+//! kernel's uapi (x86-64), which the kernel never changes; their sizes are part of the record.
 //!
 //! To add a device: `state/<device>.rs` with a struct, the rkyv derives and one `record!` line (see
-//! [`crate::record`]); a number in [`Kind`](crate::record::Kind); an arm in [`check_payload`]; a sample in
-//! `tests/samples/mod.rs`, from which the golden file is made.
+//! [`mod@crate::record`]); a number in [`Kind`]; an arm in [`check_payload`]; a sample in
+//! `tests/wire/samples.rs`, from which the golden file is made.
 //!
-//! Every value is untrusted when it comes back: the owner of a device converts by `TryFrom` and checks.
+//! Every value is untrusted when it comes back: the owner of a device converts by `TryFrom` and
+//! checks.
 
 pub mod clock;
 pub mod irqchip;

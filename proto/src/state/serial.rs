@@ -5,7 +5,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::record;
 use crate::record::Kind;
 
-/// The registers of a 16550A, and what was received but not read; mirrors `vm_superio::SerialState`.
+/// The registers of a 16550A, and what was received but not read; mirrors
+/// `vm_superio::SerialState`.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct SerialState {
     /// Divisor latch, low byte.

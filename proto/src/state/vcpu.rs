@@ -19,8 +19,8 @@ pub struct VcpuState {
     pub sregs: [u8; 312],
     /// `kvm_xcrs`, the entries in use.
     pub xcrs: Vec<Xcr>,
-    /// The image of `KVM_GET_XSAVE2`: as long as `KVM_CAP_XSAVE2` says, at least 4096 bytes. Holds the
-    /// x87 and SSE state too.
+    /// The image of `KVM_GET_XSAVE2`: as long as `KVM_CAP_XSAVE2` says, at least 4096 bytes. Holds
+    /// the x87 and SSE state too.
     pub xsave: Vec<u8>,
     /// `kvm_debugregs`.
     pub debug_regs: [u8; 128],

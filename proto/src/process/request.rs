@@ -1,0 +1,89 @@
+//! What a guest process can be asked.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::guest::{GuestSpec, SerialSpec};
+
+/// A request to a guest process. Paths are as the guest process sees them.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Build the guest, ready to start: [`Response::Ok`](super::Response::Ok).
+    Create(GuestSpec),
+    /// Build the guest from a snapshot, ready to start: [`Response::Ok`](super::Response::Ok).
+    Restore {
+        /// The directory of the snapshot.
+        dir: String,
+        /// Read memory when the guest touches it, in place of all of it first.
+        lazy: bool,
+        /// What is different on this host.
+        overrides: Overrides,
+    },
+    /// Let a created guest run: [`Response::Ok`](super::Response::Ok).
+    Start,
+    /// Stop the vCPUs and quiesce the devices: [`Response::Ok`](super::Response::Ok).
+    Pause,
+    /// Let a paused guest run: [`Response::Ok`](super::Response::Ok).
+    Resume,
+    /// The state of a paused guest without its memory: [`Response::Saved`](super::Response::Saved).
+    Save,
+    /// Write state and memory to a directory: [`Response::Snapshot`](super::Response::Snapshot). A
+    /// running guest is paused for it and then runs on.
+    Snapshot {
+        /// The directory, which must not exist yet.
+        dir: String,
+    },
+    /// Counters: [`Response::Stats`](super::Response::Stats).
+    Stats,
+    /// Turn this stream into the console's: [`Response::Ok`](super::Response::Ok), then raw bytes.
+    AttachConsole {
+        /// Which console.
+        which: ConsoleKind,
+    },
+    /// Press the power button: [`Response::Ok`](super::Response::Ok), whatever the guest makes of
+    /// it.
+    PowerButton,
+    /// Reset the guest at once: [`Response::Ok`](super::Response::Ok).
+    Reset,
+    /// Stop the guest at once and end the process: [`Response::Exited`](super::Response::Exited).
+    Stop,
+}
+
+/// A console of a guest.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleKind {
+    /// The 16550 serial port.
+    Serial,
+    /// The virtio console.
+    Virtio,
+}
+
+/// What a restored guest has differently than the snapshot says. What is not named stays.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Disks at other paths.
+    pub disks: Vec<DiskOverride>,
+    /// Network devices on other taps.
+    pub nets: Vec<NetOverride>,
+    /// Another end of the serial port.
+    pub serial: Option<SerialSpec>,
+    /// Another end of the virtio console.
+    pub console: Option<SerialSpec>,
+}
+
+/// A disk at another path.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct DiskOverride {
+    /// The [`DiskSpec::id`](crate::guest::DiskSpec::id) of the disk.
+    pub id: String,
+    /// Its path on this host.
+    pub path: String,
+}
+
+/// A network device on another tap.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct NetOverride {
+    /// The [`NetSpec::id`](crate::guest::NetSpec::id) of the device.
+    pub id: String,
+    /// Its tap on this host.
+    pub tap: String,
+}
