@@ -24,6 +24,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{RamRange, boot};
 
+pub mod acpi;
 mod bzimage;
 mod cmdline;
 mod elf;
