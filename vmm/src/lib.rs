@@ -7,6 +7,7 @@
 //! Guests, disks and saved state are untrusted. Whatever they contain ends in an error that names
 //! the cause, never in a panic.
 
+pub mod boot;
 pub mod bus;
 pub mod devices;
 pub mod interrupt;
