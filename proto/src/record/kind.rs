@@ -52,7 +52,7 @@ kinds! {
     Serial = 0x0030,
     /// [`crate::state::power::GedState`].
     Ged = 0x0031,
-    /// The PCI host bridge's own state.
+    /// [`crate::state::pci::PciRootState`].
     PciRoot = 0x0040,
     /// [`crate::state::pci::PciDeviceState`].
     PciDevice = 0x0041,
@@ -62,7 +62,7 @@ kinds! {
     VirtioNet = 0x0052,
     /// A virtio entropy device's own state.
     VirtioRng = 0x0053,
-    /// A virtio console's own state.
+    /// [`crate::state::console::ConsoleState`].
     VirtioConsole = 0x0054,
 }
 
