@@ -1,6 +1,9 @@
 //! virtio 1.2 devices behind the PCI transport.
 
 mod device;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod transport;
 pub mod worker;
 
 pub use device::{
