@@ -329,7 +329,7 @@ fn read_words(offset: u64, data: &mut [u8], word: impl Fn(usize) -> Option<[u8; 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::virtio::testing::TestMsi;
+    use crate::devices::virtio::mock::TestMsi;
     use proptest::prelude::*;
     use std::thread;
 

@@ -2,7 +2,7 @@
 
 mod device;
 #[cfg(test)]
-pub(crate) mod testing;
+pub(crate) mod mock;
 pub mod transport;
 pub mod worker;
 

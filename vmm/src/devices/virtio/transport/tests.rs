@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 use virtio_queue::{QueueOwnedT, QueueT};
 
-use crate::devices::virtio::testing::{
-    BUFFERS, Driver, EVENT_IDX, MEMORY, Machine, Ring, VERSION_1,
-};
+use crate::devices::virtio::mock::{BUFFERS, Driver, EVENT_IDX, MEMORY, Machine, Ring, VERSION_1};
 use crate::devices::virtio::worker::{Handler, Poller, Source, Worker};
 use crate::devices::virtio::{
     ActivateError, Activation, ActiveQueue, DeviceType, RestoreError, VirtioDevice,
