@@ -1,0 +1,91 @@
+//! The numbers of record kinds.
+
+use std::fmt;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// What a record holds. A number, once in a release, is never given to another kind.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Kind {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Kind {
+            /// Every kind, by rising number.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The kind of this number; `None` when this build does not know it.
+            #[must_use]
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The number written in a record header.
+            #[must_use]
+            pub const fn number(self) -> u16 {
+                self as u16
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Ends a sequence: [`super::RecordWriter::finish`].
+    End = 0x0001,
+    /// [`crate::guest::GuestSpec`].
+    GuestSpec = 0x0002,
+    /// [`crate::state::memory::MemoryLayout`].
+    MemoryLayout = 0x0010,
+    /// [`crate::state::memory::SnapshotMemory`].
+    SnapshotMemory = 0x0011,
+    /// [`crate::state::vcpu::VcpuState`].
+    Vcpu = 0x0020,
+    /// [`crate::state::irqchip::IrqchipState`].
+    Irqchip = 0x0021,
+    /// [`crate::state::clock::ClockState`].
+    Clock = 0x0022,
+    /// [`crate::state::serial::SerialState`].
+    Serial = 0x0030,
+    /// [`crate::state::power::GedState`].
+    Ged = 0x0031,
+    /// The PCI host bridge's own state.
+    PciRoot = 0x0040,
+    /// [`crate::state::pci::PciDeviceState`].
+    PciDevice = 0x0041,
+    /// A virtio block device's own state.
+    VirtioBlock = 0x0051,
+    /// A virtio network device's own state.
+    VirtioNet = 0x0052,
+    /// A virtio entropy device's own state.
+    VirtioRng = 0x0053,
+    /// A virtio console's own state.
+    VirtioConsole = 0x0054,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?} ({:#06x})", self.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_found_by_its_number_and_no_other_number_is_known() {
+        let mut known = 0;
+        for number in 0..=u16::MAX {
+            if let Some(kind) = Kind::from_number(number) {
+                assert_eq!(kind.number(), number);
+                known += 1;
+            }
+        }
+        assert_eq!(known, Kind::ALL.len());
+        assert!(Kind::ALL.is_sorted());
+    }
+}
