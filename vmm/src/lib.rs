@@ -10,4 +10,5 @@
 pub mod bus;
 pub mod devices;
 pub mod interrupt;
+pub mod kvm;
 pub mod memory;

@@ -3,6 +3,8 @@
 use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
 
+pub mod io_ring;
+pub mod iovec;
 pub mod layout;
 
 /// The guest's memory as devices and the loader see it. Every write through it marks the page in

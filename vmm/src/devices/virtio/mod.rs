@@ -1,6 +1,9 @@
 //! virtio 1.2 devices behind the PCI transport.
 
+pub mod block;
+pub mod chain;
 mod device;
+pub mod log_gate;
 pub mod worker;
 
 pub use device::{

@@ -1,0 +1,5 @@
+//! Every ioctl of the program is in this module.
+
+#![allow(unsafe_code)]
+
+pub mod disk_ioctl;
