@@ -373,6 +373,7 @@ mod tests {
 
     #[test]
     fn a_read_past_the_end_fails_and_marks_what_it_wrote() {
+        use vm_memory::bitmap::Bitmap;
         use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[9; 0x1000], 0).unwrap();
@@ -385,8 +386,8 @@ mod tests {
         let error = done[0].1.as_ref().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         let region = memory.iter().next().unwrap();
-        assert!(region.bitmap().is_addr_set(0x2000));
-        assert!(!region.bitmap().is_addr_set(0x1000));
+        assert!(region.bitmap().dirty_at(0x2000));
+        assert!(!region.bitmap().dirty_at(0x1000));
         assert_eq!(memory.read_obj::<u8>(GuestAddress(0x2fff)).unwrap(), 9);
     }
 

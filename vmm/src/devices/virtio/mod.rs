@@ -4,6 +4,8 @@ pub mod block;
 pub mod chain;
 mod device;
 pub mod log_gate;
+#[cfg(test)]
+mod testing;
 pub mod worker;
 
 pub use device::{

@@ -395,3 +395,58 @@ impl Handler for BlockWorker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::block::config::{BlockConfig, CacheMode};
+    use crate::devices::virtio::testing::{Recorder, TestRing};
+
+    #[test]
+    fn a_full_host_is_an_io_error_with_its_own_count_and_an_unsupported_discard_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        std::fs::write(&path, [0; 4096]).unwrap();
+        let disk = Disk::open(&BlockConfig {
+            id: "vda".into(),
+            path,
+            read_only: false,
+            discard: true,
+            cache: CacheMode::Host,
+        })
+        .unwrap();
+        let shared = Shared {
+            id: "vda".into(),
+            disk: Arc::new(disk),
+            counters: Arc::default(),
+            write_cache: Arc::default(),
+        };
+        let counters = shared.counters.clone();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let queue = TestRing::new(&memory, 0, 16).active(0, false);
+        let interrupt = Arc::new(Recorder::default());
+        let mut worker = BlockWorker::new(shared, queue, memory.clone(), interrupt, 0, false);
+        let status = GuestAddress(0x8000);
+        for (kind, errno, expected, io_errors, no_space) in [
+            (Kind::Write, libc::ENOSPC, Status::IoError, 1, 1),
+            (Kind::Write, libc::EDQUOT, Status::IoError, 2, 2),
+            (Kind::Read, libc::EIO, Status::IoError, 3, 2),
+            (Kind::Discard, libc::EOPNOTSUPP, Status::Unsupported, 4, 2),
+            (Kind::Read, libc::EOPNOTSUPP, Status::IoError, 5, 2),
+        ] {
+            let pending = Pending {
+                head: 0,
+                status,
+                kind,
+                offset: 0,
+                bytes: 512,
+            };
+            let failed = Err(io::Error::from_raw_os_error(errno));
+            worker.conclude(&pending, failed).unwrap();
+            assert_eq!(memory.read_obj::<u8>(status).unwrap(), expected as u8);
+            assert_eq!(counters.io_errors(), io_errors);
+            assert_eq!(counters.no_space(), no_space);
+        }
+        assert_eq!(worker.finish().queue.next_used(), 5);
+    }
+}
