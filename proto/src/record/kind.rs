@@ -56,9 +56,9 @@ kinds! {
     PciRoot = 0x0040,
     /// [`crate::state::pci::PciDeviceState`].
     PciDevice = 0x0041,
-    /// A virtio block device's own state.
+    /// [`crate::state::block::BlockState`].
     VirtioBlock = 0x0051,
-    /// A virtio network device's own state.
+    /// [`crate::state::net::NetState`].
     VirtioNet = 0x0052,
     /// A virtio entropy device's own state.
     VirtioRng = 0x0053,
