@@ -55,6 +55,8 @@ pub const ACPI_RESET_PORT: u16 = 0x602;
 pub const ACPI_RESET_VALUE: u8 = 1;
 /// Generic event device (ACPI 6.5, 5.6.9): one byte, which events are pending; reading clears.
 pub const ACPI_GED_PORT: u16 = 0x603;
+/// The event, a bit of [`ACPI_GED_PORT`], that the power button was pressed.
+pub const ACPI_GED_POWER_BUTTON: u8 = 1 << 0;
 /// The interrupt line of the generic event device.
 pub const ACPI_GED_IRQ: u32 = 9;
 /// The S5 (soft off) sleep type that the DSDT's `_S5` names.
