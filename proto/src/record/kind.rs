@@ -52,17 +52,17 @@ kinds! {
     Serial = 0x0030,
     /// [`crate::state::power::GedState`].
     Ged = 0x0031,
-    /// The PCI host bridge's own state.
+    /// [`crate::state::pci::PciRootState`].
     PciRoot = 0x0040,
     /// [`crate::state::pci::PciDeviceState`].
     PciDevice = 0x0041,
-    /// A virtio block device's own state.
+    /// [`crate::state::block::BlockState`].
     VirtioBlock = 0x0051,
-    /// A virtio network device's own state.
+    /// [`crate::state::net::NetState`].
     VirtioNet = 0x0052,
     /// A virtio entropy device's own state.
     VirtioRng = 0x0053,
-    /// A virtio console's own state.
+    /// [`crate::state::console::ConsoleState`].
     VirtioConsole = 0x0054,
 }
 

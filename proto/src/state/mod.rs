@@ -11,9 +11,12 @@
 //! Every value is untrusted when it comes back: the owner of a device converts by `TryFrom` and
 //! checks.
 
+pub mod block;
 pub mod clock;
+pub mod console;
 pub mod irqchip;
 pub mod memory;
+pub mod net;
 pub mod pci;
 pub mod power;
 pub mod queue;
@@ -40,12 +43,12 @@ pub fn check_payload(record: &RawRecord<'_>) -> Result<(), RecordError> {
         Kind::Clock => record.decode::<clock::ClockState>().map(drop),
         Kind::Serial => record.decode::<serial::SerialState>().map(drop),
         Kind::Ged => record.decode::<power::GedState>().map(drop),
-        Kind::PciRoot => Err(unknown(record)),
+        Kind::PciRoot => record.decode::<pci::PciRootState>().map(drop),
         Kind::PciDevice => record.decode::<pci::PciDeviceState>().map(drop),
-        Kind::VirtioBlock => Err(unknown(record)),
-        Kind::VirtioNet => Err(unknown(record)),
+        Kind::VirtioBlock => record.decode::<block::BlockState>().map(drop),
+        Kind::VirtioNet => record.decode::<net::NetState>().map(drop),
         Kind::VirtioRng => Err(unknown(record)),
-        Kind::VirtioConsole => Err(unknown(record)),
+        Kind::VirtioConsole => record.decode::<console::ConsoleState>().map(drop),
     }
 }
 

@@ -1,10 +1,18 @@
-//! A PCI function with a virtio device behind it.
+//! The PCI root, and PCI functions with a virtio device behind them.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::queue::QueueState;
 use crate::record;
 use crate::record::Kind;
+
+/// The PCI root: what is not a register of any function.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PciRootState {
+    /// The configuration address register at port 0xcf8.
+    pub config_address: u32,
+}
+record!(PciRootState, Kind::PciRoot, version = 1);
 
 /// One virtio-pci function.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]

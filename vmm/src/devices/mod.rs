@@ -1,3 +1,4 @@
 //! The machine's devices. Each has a folder with the device and its save/restore contract.
 
+pub mod pci;
 pub mod virtio;

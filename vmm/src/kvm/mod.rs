@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod dirty;
+pub mod disk_ioctl;
 mod error;
 mod irq;
 mod kick;

@@ -4,6 +4,8 @@ use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
 
 pub mod dirty;
+pub mod io_ring;
+pub mod iovec;
 pub mod layout;
 pub mod lazy;
 pub mod ram;

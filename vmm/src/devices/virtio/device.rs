@@ -117,6 +117,9 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// [`ActivateError`]; the device is idle then.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+    /// Tells the workers to stop without waiting for them, so that the workers of all devices stop
+    /// side by side. [`VirtioDevice::quiesce`] always follows and may also come without it.
+    fn request_quiesce(&self) {}
     /// Stops the workers, with every request that was taken off a ring completed, and returns the
     /// queues as they stand, by rising index; an empty vector when idle.
     fn quiesce(&mut self) -> Vec<ActiveQueue>;

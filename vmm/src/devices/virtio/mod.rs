@@ -1,6 +1,15 @@
 //! virtio 1.2 devices behind the PCI transport.
 
+pub mod block;
+pub mod chain;
 mod device;
+pub mod log_gate;
+#[cfg(test)]
+pub(crate) mod mock;
+#[cfg(test)]
+mod testing;
+pub mod transport;
+pub mod worker;
 
 pub use device::{
     ActivateError, Activation, ActiveQueue, DeviceType, RestoreError, VirtioDevice, VirtioInterrupt,
