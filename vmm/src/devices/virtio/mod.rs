@@ -6,6 +6,7 @@ mod device;
 pub mod log_gate;
 #[cfg(test)]
 mod testing;
+pub mod used;
 pub mod worker;
 
 pub use device::{
