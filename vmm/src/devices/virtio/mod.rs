@@ -9,6 +9,7 @@ pub(crate) mod mock;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+pub mod used;
 pub mod worker;
 
 pub use device::{

@@ -105,9 +105,6 @@ pub(crate) struct TestRing {
 }
 
 impl TestRing {
-    /// Bytes of guest memory that a ring takes.
-    pub(crate) const BYTES: u64 = 0x3000;
-
     pub(crate) fn new(memory: &GuestMemory, base: u64, size: u16) -> Self {
         Self {
             memory: memory.clone(),
@@ -183,6 +180,12 @@ impl TestRing {
     pub(crate) fn set_avail_index(&self, index: u16) {
         let at = GuestAddress(self.base + 0x1002);
         self.memory.store(index, at, Ordering::SeqCst).unwrap();
+    }
+
+    /// Writes the flags of the available ring.
+    pub(crate) fn set_avail_flags(&self, flags: u16) {
+        let at = GuestAddress(self.base + 0x1000);
+        self.memory.store(flags, at, Ordering::SeqCst).unwrap();
     }
 
     /// Asks for an interrupt once the used index passes `index` (EVENT_IDX).

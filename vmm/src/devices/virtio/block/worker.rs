@@ -26,6 +26,7 @@ use super::engine::{Engine, Progress};
 use super::request::{Action, Limits, Request, Status};
 use crate::devices::virtio::chain::{self, Chain, ChainError};
 use crate::devices::virtio::log_gate::LogGate;
+use crate::devices::virtio::used::UsedChains;
 use crate::devices::virtio::worker::{Handler, Poller, Source};
 use crate::devices::virtio::{ActiveQueue, VirtioInterrupt};
 use crate::memory::GuestMemory;
@@ -81,7 +82,7 @@ pub(super) struct BlockWorker {
     chain: Chain,
     failures: LogGate,
     refusals: LogGate,
-    unsignalled: u32,
+    used: UsedChains,
     unsignalled_bytes: u64,
 }
 
@@ -114,7 +115,7 @@ impl BlockWorker {
             chain: Chain::default(),
             failures: LogGate::default(),
             refusals: LogGate::default(),
-            unsignalled: 0,
+            used: UsedChains::default(),
             unsignalled_bytes: 0,
         }
     }
@@ -319,11 +320,10 @@ impl BlockWorker {
         self.memory
             .write_obj(status as u8, pending.status)
             .map_err(io::Error::other)?;
-        self.queue
-            .queue
-            .add_used(&self.memory, pending.head, written.saturating_add(1))
+        let len = written.saturating_add(1);
+        self.used
+            .add(&mut self.queue.queue, &self.memory, pending.head, len)
             .map_err(io::Error::other)?;
-        self.unsignalled += 1;
         self.unsignalled_bytes += pending.bytes;
         if self.unsignalled_bytes >= SIGNAL_BYTES {
             self.signal();
@@ -333,18 +333,8 @@ impl BlockWorker {
 
     /// Raises the interrupt for what was answered since the last one, if the driver wants it.
     fn signal(&mut self) {
-        if self.unsignalled == 0 {
-            return;
-        }
-        self.unsignalled = 0;
         self.unsignalled_bytes = 0;
-        // When in doubt the driver is told: an interrupt too many does no harm.
-        if !self
-            .queue
-            .queue
-            .needs_notification(&self.memory)
-            .unwrap_or(true)
-        {
+        if !self.used.wants_interrupt(&self.queue.queue, &self.memory) {
             return;
         }
         add(&self.shared.counters.interrupts, 1);
@@ -402,9 +392,7 @@ mod tests {
     use crate::devices::virtio::block::config::{BlockConfig, CacheMode};
     use crate::devices::virtio::testing::{Recorder, TestRing};
 
-    #[test]
-    fn a_full_host_is_an_io_error_with_its_own_count_and_an_unsupported_discard_is_none() {
-        let dir = tempfile::tempdir().unwrap();
+    fn worker(dir: &tempfile::TempDir, features: u64) -> (BlockWorker, GuestMemory) {
         let path = dir.path().join("disk.raw");
         std::fs::write(&path, [0; 4096]).unwrap();
         let disk = Disk::open(&BlockConfig {
@@ -421,11 +409,18 @@ mod tests {
             counters: Arc::default(),
             write_cache: Arc::default(),
         };
-        let counters = shared.counters.clone();
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let queue = TestRing::new(&memory, 0, 16).active(0, false);
         let interrupt = Arc::new(Recorder::default());
-        let mut worker = BlockWorker::new(shared, queue, memory.clone(), interrupt, 0, false);
+        let worker = BlockWorker::new(shared, queue, memory.clone(), interrupt, features, false);
+        (worker, memory)
+    }
+
+    #[test]
+    fn a_full_host_is_an_io_error_with_its_own_count_and_an_unsupported_discard_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut worker, memory) = worker(&dir, 0);
+        let counters = worker.shared.counters.clone();
         let status = GuestAddress(0x8000);
         for (kind, errno, expected, io_errors, no_space) in [
             (Kind::Write, libc::ENOSPC, Status::IoError, 1, 1),
@@ -448,5 +443,25 @@ mod tests {
             assert_eq!(counters.no_space(), no_space);
         }
         assert_eq!(worker.finish().queue.next_used(), 5);
+    }
+
+    #[test]
+    fn writes_are_durable_unless_the_driver_can_flush_and_wants_a_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let flush = 1u64 << VIRTIO_BLK_F_FLUSH;
+        let optional = 1u64 << VIRTIO_BLK_F_CONFIG_WCE;
+        for (features, cache, durable) in [
+            (0, true, true),
+            (0, false, true),
+            (optional, true, true),
+            (flush, true, false),
+            (flush, false, false),
+            (flush | optional, true, false),
+            (flush | optional, false, true),
+        ] {
+            let (worker, _) = worker(&dir, features);
+            worker.shared.write_cache.store(cache, Ordering::Relaxed);
+            assert_eq!(worker.durable(), durable, "{features:#x} {cache}");
+        }
     }
 }
