@@ -1,1 +1,3 @@
 //! One guest on KVM.
+
+pub mod payload;
