@@ -69,6 +69,11 @@ impl CpuBlock {
         self.tss[25].store(0x68 << 16, Relaxed);
     }
 
+    /// Place in `smp::CPUS`.
+    pub fn number(&self) -> usize {
+        self.index.load(Relaxed) as usize
+    }
+
     /// Address of the task state segment.
     pub fn tss_address(&self) -> u64 {
         self.tss.as_ptr() as u64

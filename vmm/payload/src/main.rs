@@ -10,10 +10,12 @@
 mod apic;
 mod clock;
 mod cpu;
+mod disk;
 mod gate;
 mod logic;
 mod machine;
 mod paging;
+mod pci;
 mod power;
 mod runtime;
 mod schedule;
@@ -21,6 +23,7 @@ mod serial;
 mod setup;
 mod smp;
 mod tasks;
+mod virtio;
 
 use core::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 

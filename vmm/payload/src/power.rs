@@ -25,6 +25,7 @@ pub fn end(cpu: &CpuBlock, fadt: &Fadt, end: End) -> ! {
             core::hint::spin_loop();
         },
         End::BadMmio(address) => {
+            crate::paging::map_existing(address, 4);
             // SAFETY: this is the point: nothing is there, the host must cope.
             let found = unsafe {
                 (address as *mut u32).write_volatile(0xdead_beef);
@@ -33,7 +34,10 @@ pub fn end(cpu: &CpuBlock, fadt: &Fadt, end: End) -> ! {
             line!(cpu, "bad-mmio addr={address:#x} found={found:#x}");
             poweroff(cpu, fadt);
         }
-        End::KvmError(address) => gate::jump_to_nowhere(address),
+        End::KvmError(address) => {
+            crate::paging::map_existing(address, 1);
+            gate::jump_to_nowhere(address);
+        }
         End::Fault => {
             // SAFETY: beyond all that is mapped; the fault handler reports it.
             unsafe { (0x7f00_dead_0000 as *mut u32).write_volatile(0) };

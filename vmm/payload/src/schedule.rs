@@ -1,13 +1,12 @@
 //! Each processor runs its tasks in turn and halts when none has work.
 //! A task never waits: it does a little and says when it wants to go on.
 
-use core::cell::UnsafeCell;
-use core::mem::MaybeUninit;
 use core::sync::atomic::{
-    AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
 use crate::cpu::{CpuBlock, MAX_CPUS};
+use crate::logic::span::{PAGE, Span};
 use crate::tasks::Task;
 use crate::{apic, clock, gate, smp};
 
@@ -27,40 +26,34 @@ pub enum Next {
 /// Most tasks per processor.
 const SLOTS: usize = 8;
 
-/// Uninitialised rather than `None`, so that the image need not hold them.
-struct Slot {
-    task: UnsafeCell<MaybeUninit<Task>>,
-    filled: AtomicBool,
-    done: AtomicBool,
-}
-
-impl Slot {
-    const EMPTY: Self = Self {
-        task: UnsafeCell::new(MaybeUninit::uninit()),
-        filled: AtomicBool::new(false),
-        done: AtomicBool::new(false),
-    };
-}
-
-// SAFETY: the first processor writes a slot before it sets `filled`; after
-// that only the processor that the slot belongs to touches it.
-unsafe impl Sync for Slot {}
-
-static SLOTS_OF: [[Slot; SLOTS]; MAX_CPUS] = [const { [Slot::EMPTY; SLOTS] }; MAX_CPUS];
+/// The tasks of each processor. Whoever stores a pointer gives the task away;
+/// only the processor that it belongs to uses it from then on.
+static SLOTS_OF: [[AtomicPtr<Task>; SLOTS]; MAX_CPUS] =
+    [const { [const { AtomicPtr::new(core::ptr::null_mut()) }; SLOTS] }; MAX_CPUS];
 /// Tasks that will be done by themselves and are not.
 static UNFINISHED: AtomicUsize = AtomicUsize::new(0);
 
-/// Hands a task to a processor; false when it has too many. First processor only.
-pub fn assign(cpu: usize, task: Task) -> bool {
-    let Some(slot) = SLOTS_OF[cpu].iter().find(|slot| !slot.filled.load(Relaxed)) else {
+const _: () = assert!(size_of::<Task>() <= PAGE as usize && align_of::<Task>() <= PAGE as usize);
+
+/// Hands a task to a processor; false when that has too many, or there is no
+/// memory. First processor only.
+pub fn assign(free: &mut Span, cpu: usize, task: Task) -> bool {
+    let Some(slot) = SLOTS_OF[cpu]
+        .iter()
+        .find(|slot| slot.load(Relaxed).is_null())
+    else {
+        return false;
+    };
+    let Some(memory) = free.take(1) else {
         return false;
     };
     if task.ends_by_itself() {
         UNFINISHED.fetch_add(1, Relaxed);
     }
-    // SAFETY: not filled, so not in use; see `Sync`.
-    unsafe { (*slot.task.get()).write(task) };
-    slot.filled.store(true, Release);
+    let place = memory as *mut Task;
+    // SAFETY: a fresh page, large enough (above), that is ours for good.
+    unsafe { place.write(task) };
+    slot.store(place, Release);
     true
 }
 
@@ -73,11 +66,10 @@ pub fn all_finished() -> bool {
 pub fn pass(cpu: &CpuBlock) -> Next {
     let mut next = Next::Done;
     for slot in &SLOTS_OF[cpu.index.load(Relaxed) as usize] {
-        if !slot.filled.load(Acquire) || slot.done.load(Relaxed) {
+        // SAFETY: null, or a task that was given to this processor.
+        let Some(task) = (unsafe { slot.load(Acquire).as_mut() }) else {
             continue;
-        }
-        // SAFETY: filled, and ours; see `Sync`.
-        let task = unsafe { (*slot.task.get()).assume_init_mut() };
+        };
         let now = clock::now(cpu);
         match task.poll(cpu, now) {
             Next::Done => {
@@ -87,7 +79,7 @@ pub fn pass(cpu: &CpuBlock) -> Next {
                         smp::nudge(first);
                     }
                 }
-                slot.done.store(true, Relaxed);
+                slot.store(core::ptr::null_mut(), Relaxed);
             }
             wish => next = sooner(next, wish),
         }

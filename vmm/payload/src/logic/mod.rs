@@ -3,11 +3,16 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod acpi;
+pub(crate) mod block;
 pub(crate) mod fill;
+pub(crate) mod histogram;
 pub(crate) mod options;
+pub(crate) mod packet;
+pub(crate) mod page;
 pub(crate) mod pattern;
 pub(crate) mod pvclock;
 pub(crate) mod random;
 pub(crate) mod rate;
 pub(crate) mod real;
+pub(crate) mod ring;
 pub(crate) mod span;

@@ -88,11 +88,36 @@ impl Span {
         None
     }
 
-    /// Removes up to `count` pages from the start and returns them.
-    pub(crate) fn split(&mut self, count: u64) -> Self {
-        let taken = self.part(0, count);
-        *self = self.part(taken.pages(), u64::MAX / PAGE);
+    /// Removes up to `count` pages from the end and returns them.
+    pub(crate) fn split_end(&mut self, count: u64) -> Self {
+        let kept = self.pages().saturating_sub(count);
+        let taken = self.part(kept, count);
+        *self = self.part(0, kept);
         taken
+    }
+
+    /// Removes the whole pages within `start..end`; false, and nothing is
+    /// removed, when they are not all in one of the ranges.
+    pub(crate) fn remove(&mut self, start: u64, end: u64) -> bool {
+        let start = start.checked_next_multiple_of(PAGE).unwrap_or(end);
+        let end = end / PAGE * PAGE;
+        let holds = |range: &(u64, u64)| range.0 <= start && start < end && end <= range.1;
+        let Some(index) = self.ranges().iter().position(holds) else {
+            return false;
+        };
+        let mut rest = Self::default();
+        for (at, range) in self.ranges().iter().enumerate() {
+            let fits = if at == index {
+                rest.add(range.0, start) && rest.add(end, range.1)
+            } else {
+                rest.add(range.0, range.1)
+            };
+            if !fits {
+                return false;
+            }
+        }
+        *self = rest;
+        true
     }
 }
 
@@ -151,12 +176,31 @@ mod tests {
     }
 
     #[test]
-    fn splitting_leaves_the_rest() {
+    fn splitting_takes_the_end_and_leaves_the_rest() {
         let mut span = two();
-        let first = span.split(3);
-        assert_eq!(first.ranges(), [(0x2000, 0x4000), (0x10_0000, 0x10_1000)]);
-        assert_eq!(span.ranges(), [(0x10_1000, 0x10_3000)]);
-        assert_eq!(span.split(99).pages(), 2);
+        assert_eq!(
+            span.split_end(4).ranges(),
+            [(0x3000, 0x4000), (0x10_0000, 0x10_3000)]
+        );
+        assert_eq!(span.ranges(), [(0x2000, 0x3000)]);
+        assert_eq!(span.split_end(99).pages(), 1);
         assert_eq!(span.pages(), 0);
+    }
+
+    #[test]
+    fn removing_cuts_a_range_in_two_or_refuses() {
+        let mut span = two();
+        assert!(!span.remove(0x3000, 0x5000), "reaches beyond the range");
+        assert!(!span.remove(0x3000, 0x3000), "nothing");
+        assert!(span.remove(0x10_1000, 0x10_2000));
+        assert_eq!(
+            span.ranges(),
+            [
+                (0x2000, 0x4000),
+                (0x10_0000, 0x10_1000),
+                (0x10_2000, 0x10_3000)
+            ]
+        );
+        assert!(!span.remove(0x10_1000, 0x10_2000), "already gone");
     }
 }

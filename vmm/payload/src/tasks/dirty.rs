@@ -13,21 +13,48 @@ use crate::schedule::Next;
 const BATCH: u64 = 16;
 
 pub struct DirtyTask {
-    pub span: Span,
-    pub pages: u64,
-    pub pattern: Pattern,
-    pub content: Content,
-    pub rate: Rate,
+    span: Span,
+    pages: u64,
+    pattern: Pattern,
+    content: Content,
+    rate: Rate,
     /// Next page of the first pass, which the rate does not slow.
-    pub filled: u64,
-    pub touches: u64,
-    pub report: u64,
-    pub every: u64,
-    pub reported: u64,
-    pub reported_at: u64,
+    filled: u64,
+    touches: u64,
+    every: u64,
+    /// When to report next (0: not begun), and what was reported last.
+    report: u64,
+    reported: u64,
+    reported_at: u64,
 }
 
 impl DirtyTask {
+    /// Touches `span` in the order of `pattern`, each page once before the rate
+    /// applies where `fill`; `every` is ns.
+    pub fn new(
+        span: Span,
+        pattern: Pattern,
+        content: Content,
+        rate: Rate,
+        fill: bool,
+        every: u64,
+    ) -> Self {
+        let pages = span.pages();
+        Self {
+            span,
+            pages,
+            pattern,
+            content,
+            rate,
+            filled: if fill { 0 } else { pages },
+            touches: 0,
+            every,
+            report: 0,
+            reported: 0,
+            reported_at: 0,
+        }
+    }
+
     pub fn poll(&mut self, cpu: &CpuBlock, now: u64) -> Next {
         if self.pages == 0 {
             return Next::Done;
@@ -64,7 +91,7 @@ impl DirtyTask {
         line!(
             cpu,
             "dirty cpu={} filled={} time_ns={now}",
-            index(cpu),
+            cpu.number(),
             self.filled
         );
         self.rate.start(now);
@@ -89,15 +116,11 @@ impl DirtyTask {
         line!(
             cpu,
             "dirty cpu={} pages={} rate={rate} time_ns={now}",
-            index(cpu),
+            cpu.number(),
             self.touches
         );
         self.reported = self.touches;
         self.reported_at = now;
         self.report = now + self.every;
     }
-}
-
-fn index(cpu: &CpuBlock) -> u32 {
-    cpu.index.load(core::sync::atomic::Ordering::Relaxed)
 }
