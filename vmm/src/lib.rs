@@ -13,4 +13,5 @@ pub mod devices;
 pub mod interrupt;
 pub mod kvm;
 pub mod memory;
+pub mod payload;
 pub mod vcpu;
