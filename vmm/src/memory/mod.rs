@@ -4,6 +4,7 @@ use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
 
 pub mod dirty;
+pub mod image;
 pub mod io_ring;
 pub mod iovec;
 pub mod layout;

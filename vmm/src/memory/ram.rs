@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use vm_memory::bitmap::AtomicBitmap;
@@ -199,6 +199,41 @@ impl GuestRam {
             unsafe { vm.set_memory(slot, log_writes) }?;
         }
         Ok(())
+    }
+
+    /// The first offset at or after `offset` of the memory file that has a page behind it; the size
+    /// when there is none, `None` when the kernel cannot tell.
+    pub fn next_data(&self, offset: u64) -> Option<u64> {
+        let from = libc::off_t::try_from(offset).ok()?;
+        // SAFETY: seeks in a file that this process owns; nothing reads it by position.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), from, libc::SEEK_DATA) };
+        if found < 0 {
+            let nothing_there = io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO);
+            return nothing_there.then_some(self.bytes);
+        }
+        u64::try_from(found).ok()
+    }
+
+    /// Gives every page back to the host: all memory reads as zero again.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn clear(&self) -> io::Result<()> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: the call touches no memory of this process; the guest and its devices are paused.
+        let result =
+            unsafe { libc::fallocate(self.file.as_raw_fd(), mode, 0, self.bytes as libc::off_t) };
+        if result != 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Bytes that have pages behind them.
+    pub fn resident_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        self.file.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
     /// Where guest physical `address` lies in the memory file.
