@@ -1,4 +1,6 @@
 //! The machine's devices. Each has a folder with the device and its save/restore contract.
 
 pub mod pci;
+pub mod power;
+pub mod serial;
 pub mod virtio;

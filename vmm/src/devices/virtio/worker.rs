@@ -140,6 +140,29 @@ impl Poller {
         self.modify(token, true)
     }
 
+    /// Serves one more source from now on.
+    ///
+    /// # Errors
+    /// The kernel's answer; `AlreadyExists` when the token or the fd is served already.
+    pub fn add(&mut self, source: Source) -> io::Result<()> {
+        assert_ne!(source.token, STOP, "the stop token is reserved");
+        if self.sources.iter().any(|s| s.token == source.token) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let event = EpollEvent::new(source.events, source.token);
+        self.epoll.ctl(ControlOperation::Add, source.fd, event)?;
+        self.sources.push(source);
+        Ok(())
+    }
+
+    /// Serves the source `token` no more; to be called before its fd is closed.
+    pub fn remove(&mut self, token: u64) {
+        // Paused already, or closed: it is out of epoll either way.
+        let _ = self.pause(token);
+        self.sources.retain(|source| source.token != token);
+        self.again.retain(|again| *again != token);
+    }
+
     fn modify(&mut self, token: u64, wait: bool) -> io::Result<()> {
         let source = self
             .sources
