@@ -3,3 +3,4 @@
 #![allow(unsafe_code)]
 
 pub mod disk_ioctl;
+pub mod tap_ioctl;

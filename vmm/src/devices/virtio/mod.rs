@@ -4,6 +4,7 @@ pub mod block;
 pub mod chain;
 mod device;
 pub mod log_gate;
+pub mod net;
 #[cfg(test)]
 mod testing;
 pub mod used;
