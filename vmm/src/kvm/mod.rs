@@ -163,3 +163,4 @@ impl Hypervisor {
         Ok(Vm::new(fd, self.dirty_log, self.xsave_bytes))
     }
 }
+pub mod tap_ioctl;

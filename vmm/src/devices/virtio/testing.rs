@@ -168,6 +168,11 @@ impl TestRing {
         head
     }
 
+    /// The head that the next [`TestRing::post`] uses.
+    pub(crate) fn next_head(&self) -> u16 {
+        self.next_desc
+    }
+
     /// Puts any head into the available ring.
     pub(crate) fn publish(&mut self, head: u16) {
         let slot = self.base + 0x1004 + u64::from(self.avail % self.size) * 2;
