@@ -9,6 +9,7 @@
 
 pub mod boot;
 pub mod bus;
+pub mod cpu;
 pub mod devices;
 pub mod interrupt;
 pub mod kvm;
