@@ -6,6 +6,7 @@ mod device;
 pub mod log_gate;
 #[cfg(test)]
 pub(crate) mod mock;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 pub mod transport;
