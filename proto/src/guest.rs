@@ -49,7 +49,7 @@ pub struct MemorySpec {
 pub enum HugePages {
     /// 4 KiB pages.
     None,
-    /// 4 KiB pages that the host may merge (`MADV_HUGEPAGE`).
+    /// 2 MiB pages where the host finds them, else 4 KiB (`MADV_HUGEPAGE`).
     Transparent,
     /// 2 MiB pages from the host's reserve (`MFD_HUGETLB`).
     Huge2M,
@@ -99,6 +99,8 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// Whether discards reach the backing file.
     pub discard: bool,
+    /// Whether the host's page cache is bypassed (`O_DIRECT`).
+    pub direct: bool,
 }
 
 /// A network device.

@@ -9,8 +9,10 @@
 
 pub mod boot;
 pub mod bus;
+pub mod config;
 pub mod cpu;
 pub mod devices;
+pub mod guest;
 pub mod interrupt;
 pub mod kvm;
 pub mod memory;

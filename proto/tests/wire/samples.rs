@@ -315,12 +315,14 @@ pub(crate) fn guest_spec() -> GuestSpec {
                 path: "/srv/root.img".into(),
                 read_only: false,
                 discard: true,
+                direct: false,
             },
             DiskSpec {
                 id: "seed".into(),
                 path: "/srv/seed.img".into(),
                 read_only: true,
                 discard: false,
+                direct: true,
             },
         ],
         nets: vec![NetSpec {

@@ -210,3 +210,19 @@ pub enum BootError {
         source: GuestMemoryError,
     },
 }
+
+impl BootError {
+    /// Which file is at fault; `None` for the command line and for guest memory.
+    pub fn part(&self) -> Option<Part> {
+        match self {
+            Self::Open { part, .. }
+            | Self::NotAFile { part }
+            | Self::Empty { part }
+            | Self::Read { part, .. }
+            | Self::Copy { part, .. } => Some(*part),
+            Self::InitrdTooLarge { .. } => Some(Part::Initrd),
+            Self::CmdlineTooLong { .. } | Self::CmdlineNotAscii { .. } | Self::NoRam { .. } => None,
+            _ => Some(Part::Kernel),
+        }
+    }
+}

@@ -16,11 +16,13 @@ mod vm;
 use std::path::Path;
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    KVM_API_VERSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
     KVM_CAP_XSAVE2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
     KVM_MAX_CPUID_ENTRIES,
 };
 use kvm_ioctls::{Cap, Kvm};
+
+use crate::cpu::HostCpu;
 
 pub use dirty::{DirtyRing, RING_MAX_ENTRIES};
 pub use error::KvmError;
@@ -129,14 +131,20 @@ impl Hypervisor {
         self.kvm.get_max_vcpus()
     }
 
-    /// The CPUID table with everything this host and its KVM can offer to a guest.
+    /// The CPU that this host and its KVM can show to a guest.
     ///
     /// # Errors
     /// [`KvmError::Ioctl`].
-    pub fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
-        self.kvm
+    pub fn host_cpu(&self) -> Result<HostCpu, KvmError> {
+        let supported = self
+            .kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::ioctl("read the supported CPUID"))
+            .map_err(KvmError::ioctl("read the supported CPUID"))?;
+        let entries = supported.as_slice().iter().map(vcpu::cpuid_record);
+        Ok(HostCpu::new(
+            entries,
+            self.kvm.check_extension(Cap::TscDeadlineTimer),
+        ))
     }
 
     /// The MSRs that make up a vCPU's state here (`KVM_GET_MSR_INDEX_LIST`).

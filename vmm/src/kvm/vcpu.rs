@@ -12,6 +12,7 @@ use zerocopy::IntoBytes;
 
 use super::vm::{from_image, image};
 use super::{DirtyRing, KvmError};
+use crate::boot::BootRegisters;
 
 /// Size of `struct kvm_xsave` before `KVM_CAP_XSAVE2` (KVM API 4.42).
 pub(super) const XSAVE_LEGACY_BYTES: usize = 4096;
@@ -69,8 +70,9 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`KvmError::Ioctl`].
-    pub fn set_cpuid(&self, entries: &[kvm_cpuid_entry2]) -> Result<(), KvmError> {
-        let cpuid = CpuId::from_entries(entries).map_err(|_| KvmError::StateSize {
+    pub fn set_cpuid(&self, entries: &[CpuidEntry]) -> Result<(), KvmError> {
+        let entries: Vec<_> = entries.iter().map(cpuid_entry).collect();
+        let cpuid = CpuId::from_entries(&entries).map_err(|_| KvmError::StateSize {
             part: "CPUID table",
             found: entries.len(),
             expected: kvm_bindings::KVM_MAX_CPUID_ENTRIES,
@@ -80,14 +82,12 @@ impl Vcpu {
             .map_err(KvmError::ioctl("set a vCPU's CPUID"))
     }
 
-    /// The special registers, to be changed and set for the boot protocol.
+    /// The special registers.
     ///
     /// # Errors
     /// [`KvmError::Ioctl`].
     pub fn sregs(&self) -> Result<kvm_sregs, KvmError> {
-        self.fd
-            .get_sregs()
-            .map_err(KvmError::ioctl("read a vCPU's special registers"))
+        self.fd.get_sregs().map_err(KvmError::ioctl("read a vCPU's special registers"))
     }
 
     /// Sets general and special registers.
@@ -95,12 +95,17 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError::Ioctl`].
     pub fn set_registers(&self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), KvmError> {
-        self.fd
-            .set_sregs(sregs)
-            .map_err(KvmError::ioctl("set a vCPU's special registers"))?;
-        self.fd
-            .set_regs(regs)
-            .map_err(KvmError::ioctl("set a vCPU's registers"))
+        self.fd.set_sregs(sregs).map_err(KvmError::ioctl("set a vCPU's special registers"))?;
+        self.fd.set_regs(regs).map_err(KvmError::ioctl("set a vCPU's registers"))
+    }
+
+    /// Sets the registers that a boot protocol asks for; the others keep their values.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn boot(&self, registers: &BootRegisters) -> Result<(), KvmError> {
+        let (regs, sregs) = registers.to_kvm(self.sregs()?);
+        self.set_registers(&regs, &sregs)
     }
 
     /// Registers for a report about a guest that crashed.
@@ -307,8 +312,7 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError`]; the vCPU is then in no usable state.
     pub fn restore(&self, state: &VcpuState) -> Result<(), KvmError> {
-        let cpuid: Vec<_> = state.cpuid.iter().map(cpuid_entry).collect();
-        self.set_cpuid(&cpuid)?;
+        self.set_cpuid(&state.cpuid)?;
         if state.tsc_khz != 0
             && self
                 .fd
@@ -374,7 +378,7 @@ fn xcrs(saved: &[Xcr]) -> Result<kvm_xcrs, KvmError> {
     Ok(xcrs)
 }
 
-fn cpuid_record(entry: &kvm_cpuid_entry2) -> CpuidEntry {
+pub(crate) fn cpuid_record(entry: &kvm_cpuid_entry2) -> CpuidEntry {
     CpuidEntry {
         function: entry.function,
         index: entry.index,
@@ -386,7 +390,7 @@ fn cpuid_record(entry: &kvm_cpuid_entry2) -> CpuidEntry {
     }
 }
 
-fn cpuid_entry(record: &CpuidEntry) -> kvm_cpuid_entry2 {
+pub(crate) fn cpuid_entry(record: &CpuidEntry) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 {
         function: record.function,
         index: record.index,

@@ -13,6 +13,7 @@ use vmm_sys_util::errno::Error as Errno;
 use vmm_sys_util::signal::Killable;
 
 use super::exit::{self, Crash, CrashCause, Next, VcpuEvent};
+use crate::boot::BootRegisters;
 use crate::bus::Bus;
 use crate::kvm::{KICK_SIGNAL, Kicker, KvmError, Vcpu};
 use crate::memory::DirtyLog;
@@ -66,15 +67,17 @@ pub struct VcpuShared {
     pub msr_indices: Vec<u32>,
     /// Set by a device whose register ends the run (power-off, reset): the vCPU that wrote it goes
     /// no further.
-    pub yield_requested: AtomicBool,
-    /// Where vCPUs report.
-    pub events: Sender<VcpuEvent>,
+    pub yield_requested: Arc<AtomicBool>,
+    /// Is told, on the vCPU's thread, why a vCPU stopped by itself.
+    pub report: Box<dyn Fn(VcpuEvent) + Send + Sync>,
 }
 
 enum Request {
     Run,
     Pause(SyncSender<()>),
     Save(SyncSender<Result<VcpuState, KvmError>>),
+    Restore(Box<VcpuState>, SyncSender<Result<(), KvmError>>),
+    Boot(Box<BootRegisters>, SyncSender<Result<(), KvmError>>),
     Exit,
 }
 
@@ -131,7 +134,7 @@ impl VcpuHandle {
         self.send(Request::Run, "run")
     }
 
-    /// Asks it to pause; [`Pausing::wait`] returns when it has. Asking all before waiting for any
+    /// Asks it to pause; [`Answer::wait`] returns when it has. Asking all before waiting for any
     /// lets them stop at the same time.
     ///
     /// # Errors
@@ -161,6 +164,44 @@ impl VcpuHandle {
         })
     }
 
+    /// Gives a paused vCPU another state.
+    ///
+    /// # Errors
+    /// [`VcpuError::NoAnswer`] when the thread is gone.
+    pub fn restore(&self, state: VcpuState) -> Result<Answer<Result<(), KvmError>>, VcpuError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Request::Restore(Box::new(state), reply), "restore")?;
+        Ok(Answer {
+            index: self.index,
+            request: "restore",
+            answer,
+        })
+    }
+
+    /// Points a paused vCPU at a kernel's entry.
+    ///
+    /// # Errors
+    /// [`VcpuError::NoAnswer`] when the thread is gone.
+    pub fn boot(
+        &self,
+        registers: BootRegisters,
+    ) -> Result<Answer<Result<(), KvmError>>, VcpuError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Request::Boot(Box::new(registers), reply), "boot")?;
+        Ok(Answer {
+            index: self.index,
+            request: "boot",
+            answer,
+        })
+    }
+
+    /// Tells the thread to end, without waiting for it; dropping the handle does wait.
+    pub fn request_exit(&self) {
+        if self.requests.send(Request::Exit).is_ok() {
+            self.kick();
+        }
+    }
+
     fn send(&self, request: Request, name: &'static str) -> Result<(), VcpuError> {
         self.requests
             .send(request)
@@ -183,9 +224,7 @@ impl VcpuHandle {
 
 impl Drop for VcpuHandle {
     fn drop(&mut self) {
-        if self.requests.send(Request::Exit).is_ok() {
-            self.kick();
-        }
+        self.request_exit();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -216,12 +255,12 @@ impl<T> Answer<T> {
     }
 }
 
-impl Answer<Result<VcpuState, KvmError>> {
-    /// Waits for saved state.
+impl<T> Answer<Result<T, KvmError>> {
+    /// Waits for what KVM has to say.
     ///
     /// # Errors
     /// [`VcpuError`].
-    pub fn wait_state(self) -> Result<VcpuState, VcpuError> {
+    pub fn wait_done(self) -> Result<T, VcpuError> {
         let (index, request) = (self.index, self.request);
         self.wait()?.map_err(|source| VcpuError::Kvm {
             index,
@@ -264,8 +303,7 @@ impl Runner {
                 None => {
                     if let Some(event) = self.run_until_kicked() {
                         self.running = false;
-                        // The machine may be gone already; then nobody needs to know.
-                        let _ = self.shared.events.send(event);
+                        (self.shared.report)(event);
                     }
                 }
             }
@@ -285,6 +323,12 @@ impl Runner {
             }
             Request::Save(reply) => {
                 let _ = reply.send(self.vcpu.save(&self.shared.msr_indices));
+            }
+            Request::Restore(state, reply) => {
+                let _ = reply.send(self.vcpu.restore(&state));
+            }
+            Request::Boot(registers, reply) => {
+                let _ = reply.send(self.vcpu.boot(&registers));
             }
             Request::Exit => return ControlFlow::Break(()),
         }

@@ -35,6 +35,7 @@ pub(crate) const BUFFERS: u64 = 0x200_0000;
 
 pub(crate) const F_NEXT: u16 = 1;
 pub(crate) const F_WRITE: u16 = 2;
+pub(crate) const F_INDIRECT: u16 = 4;
 
 pub(crate) const VERSION_1: u64 = 1 << 32;
 pub(crate) const EVENT_IDX: u64 = 1 << 29;

@@ -7,6 +7,7 @@ pub mod log_gate;
 #[cfg(test)]
 pub(crate) mod mock;
 pub mod net;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 pub mod transport;

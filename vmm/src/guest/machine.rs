@@ -1,0 +1,330 @@
+//! The hardware of one guest, assembled from its configuration.
+//!
+//! Order matters: interrupt controllers before vCPUs, memory before anything that reads it, devices
+//! before the buses are frozen, vCPU threads last.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use godwit_proto::process::{DeviceStats, NamedCounter};
+use godwit_proto::state::irqchip::IrqchipState;
+use godwit_proto::state::vcpu::VcpuState;
+
+use super::Attachments;
+use super::error::GuestError;
+use super::event::{Signal, Signals};
+use crate::boot::{self, BootRegisters, KernelSource};
+use crate::bus::Bus;
+use crate::config::{GuestConfig, KernelConfig};
+use crate::cpu;
+use crate::devices::pci::PciRoot;
+use crate::devices::power::AcpiPower;
+use crate::devices::serial::Serial;
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::block::{Block, BlockCounters};
+use crate::devices::virtio::net::{Net, NetHandle};
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::transport::VirtioPciDevice;
+use crate::kvm::{Hypervisor, IrqRouter, RING_MAX_ENTRIES, Vm, install_kick_handler};
+use crate::memory::layout::{ACPI_GED_IRQ, SERIAL_IRQ, ram_ranges};
+use crate::memory::{DirtyLog, GuestRam};
+use crate::payload;
+use crate::vcpu::{VcpuHandle, VcpuShared};
+
+/// How written pages are reported to whoever moves the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DirtyTracking {
+    /// The bitmap where it can be cleared in pieces, else rings, else the plain bitmap.
+    #[default]
+    Auto,
+    /// The bitmap.
+    Bitmap,
+    /// A ring per vCPU; an error where the kernel has none.
+    Ring,
+}
+
+/// What a vCPU and the interrupt controllers are at power-on; a reset goes back to it.
+struct PowerOn {
+    irqchip: IrqchipState,
+    vcpus: Vec<VcpuState>,
+}
+
+/// A guest's hardware. Fields are dropped in order: vCPUs stop before what they use goes away.
+pub(super) struct Machine {
+    pub(super) vcpus: Vec<VcpuHandle>,
+    pub(super) shared: Arc<VcpuShared>,
+    pub(super) pci: Arc<PciRoot>,
+    pub(super) serial: Arc<Serial>,
+    pub(super) power: Arc<AcpiPower>,
+    pub(super) dirty_log: Arc<DirtyLog>,
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) vm: Arc<Vm>,
+    counters: Counters,
+    power_on: PowerOn,
+    config: GuestConfig,
+}
+
+/// Where devices count what they do.
+struct Counters {
+    disks: Vec<(String, Arc<BlockCounters>)>,
+    nets: Vec<(String, NetHandle)>,
+}
+
+impl Machine {
+    /// Builds the hardware, vCPUs paused, memory zero, nothing loaded.
+    pub(super) fn new(
+        config: GuestConfig,
+        attachments: Attachments,
+        signals: &Signals,
+    ) -> Result<Self, GuestError> {
+        install_kick_handler()?;
+        let hypervisor = Hypervisor::open()?;
+        let cpu = config.cpu.apply(
+            &hypervisor.host_cpu()?,
+            config.vcpus,
+            cpu::Options::default(),
+        )?;
+        let ram = Arc::new(GuestRam::allocate(config.memory_bytes, config.huge_pages)?);
+        let mut vm = hypervisor.create_vm()?;
+        track_dirty_pages(&hypervisor, &mut vm, attachments.dirty_tracking)?;
+        vm.create_irqchip()?;
+        let vm = Arc::new(vm);
+        ram.attach(&vm)?;
+        let irqs = vm.irq_router()?;
+
+        let (mut pio, mut mmio) = (Bus::new(), Bus::new());
+        let yield_requested = Arc::new(AtomicBool::new(false));
+        let power = {
+            let (signals, yield_requested) = (signals.clone(), yield_requested.clone());
+            AcpiPower::new(irqs.line(ACPI_GED_IRQ)?, move |event| {
+                // The vCPU that wrote the register goes no further than this.
+                yield_requested.store(true, Ordering::Release);
+                signals.send(Signal::Power(event));
+            })
+        };
+        power.register(&mut pio)?;
+        let serial = Serial::new(irqs.line(SERIAL_IRQ)?, attachments.serial).map_err(|source| {
+            GuestError::Device {
+                device: "serial port",
+                source,
+            }
+        })?;
+        serial.register(&mut pio)?;
+        let pci = PciRoot::new();
+        let counters = add_devices(&config, &pci, &ram, &irqs)?;
+        pci.register(&mut pio, &mut mmio)?;
+
+        let mut vcpus = Vec::new();
+        let mut rings = Vec::new();
+        for index in 0..config.vcpus {
+            let (mut vcpu, kicker) = vm.create_vcpu(index)?;
+            vcpu.set_cpuid(&cpu.for_vcpu(index))?;
+            rings.extend(vcpu.take_dirty_ring());
+            vcpus.push((vcpu, kicker));
+        }
+        let dirty_log = Arc::new(DirtyLog::new(vm.clone(), ram.clone(), rings));
+        let msr_indices = hypervisor.msr_indices()?;
+        let power_on = PowerOn {
+            irqchip: vm.save_irqchip()?,
+            vcpus: vcpus
+                .iter()
+                .map(|(vcpu, _)| vcpu.save(&msr_indices))
+                .collect::<Result<_, _>>()?,
+        };
+        let report = signals.clone();
+        let shared = Arc::new(VcpuShared {
+            pio,
+            mmio,
+            dirty_log: dirty_log.clone(),
+            msr_indices,
+            yield_requested,
+            report: Box::new(move |event| report.send(Signal::Vcpu(event))),
+        });
+        let vcpus = vcpus
+            .into_iter()
+            .map(|(vcpu, kicker)| VcpuHandle::spawn(vcpu, kicker, shared.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            vcpus,
+            shared,
+            pci,
+            serial,
+            power,
+            dirty_log,
+            ram,
+            vm,
+            counters,
+            power_on,
+            config,
+        })
+    }
+
+    pub(super) fn config(&self) -> &GuestConfig {
+        &self.config
+    }
+
+    /// Loads the kernel and points the first vCPU at it. Memory is zero.
+    pub(super) fn boot(&self) -> Result<(), GuestError> {
+        let registers = self.load()?;
+        self.vcpus[0].boot(registers)?.wait_done()?;
+        Ok(())
+    }
+
+    fn load(&self) -> Result<BootRegisters, GuestError> {
+        let memory = self.ram.memory();
+        let rsdp = boot::acpi::build(memory, self.config.vcpus)?;
+        let ranges = ram_ranges(self.ram.bytes());
+        let cmdline = &self.config.cmdline;
+        let entry = match &self.config.kernel {
+            KernelConfig::BuiltIn => {
+                let source = KernelSource::Bytes(payload::ELF);
+                boot::load(memory, &ranges, source, None, cmdline, Some(rsdp))?
+            }
+            KernelConfig::File { kernel, initrd } => {
+                let mut kernel = boot::open_kernel(kernel)?;
+                let mut initrd = initrd.as_deref().map(boot::open_initrd).transpose()?;
+                let source = KernelSource::File(&mut kernel);
+                boot::load(
+                    memory,
+                    &ranges,
+                    source,
+                    initrd.as_mut(),
+                    cmdline,
+                    Some(rsdp),
+                )?
+            }
+        };
+        Ok(entry.registers())
+    }
+
+    /// Puts everything back to power-on and boots again. vCPUs and devices are paused.
+    pub(super) fn reset(&self) -> Result<(), GuestError> {
+        self.pci.reset();
+        self.serial.reset();
+        self.power.reset();
+        self.shared.yield_requested.store(false, Ordering::Release);
+        self.ram.clear().map_err(GuestError::Clear)?;
+        self.vm.restore_irqchip(&self.power_on.irqchip)?;
+        self.restore_vcpus(self.power_on.vcpus.clone())?;
+        self.boot()
+    }
+
+    /// Gives each vCPU a state, all at the same time.
+    pub(super) fn restore_vcpus(&self, states: Vec<VcpuState>) -> Result<(), GuestError> {
+        let answers: Vec<_> = self
+            .vcpus
+            .iter()
+            .zip(states)
+            .map(|(vcpu, state)| vcpu.restore(state))
+            .collect::<Result<_, _>>()?;
+        for answer in answers {
+            answer.wait_done()?;
+        }
+        Ok(())
+    }
+
+    /// What the devices have done.
+    pub(super) fn device_stats(&self) -> Vec<DeviceStats> {
+        let counter = |name: &str, value| NamedCounter {
+            name: name.into(),
+            value,
+        };
+        let disks = self.counters.disks.iter().map(|(id, c)| DeviceStats {
+            id: id.clone(),
+            counters: vec![
+                counter("reads", c.reads()),
+                counter("read_bytes", c.read_bytes()),
+                counter("writes", c.writes()),
+                counter("write_bytes", c.write_bytes()),
+                counter("flushes", c.flushes()),
+                counter("discards", c.discards()),
+                counter("rejected", c.rejected()),
+                counter("io_errors", c.io_errors()),
+                counter("no_space", c.no_space()),
+            ],
+        });
+        let nets = self.counters.nets.iter().map(|(id, handle)| {
+            let c = handle.counters();
+            DeviceStats {
+                id: id.clone(),
+                counters: vec![
+                    counter("rx_packets", c.rx_packets()),
+                    counter("rx_bytes", c.rx_bytes()),
+                    counter("rx_dropped", c.rx_dropped()),
+                    counter("tx_packets", c.tx_packets()),
+                    counter("tx_bytes", c.tx_bytes()),
+                    counter("tx_dropped", c.tx_dropped()),
+                ],
+            }
+        });
+        disks.chain(nets).collect()
+    }
+
+    /// Has every network card tell its neighbours where it is now.
+    pub(super) fn announce(&self) -> Result<(), GuestError> {
+        let first_slot = 1 + self.config.disks.len();
+        for (index, (_, handle)) in self.counters.nets.iter().enumerate() {
+            if handle.announce() {
+                self.pci.notify_config((first_slot + index) as u8)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Chooses how the machine reports written pages.
+fn track_dirty_pages(
+    hypervisor: &Hypervisor,
+    vm: &mut Vm,
+    tracking: DirtyTracking,
+) -> Result<(), GuestError> {
+    let support = hypervisor.dirty_log();
+    let ring = match tracking {
+        DirtyTracking::Ring => true,
+        DirtyTracking::Bitmap => false,
+        DirtyTracking::Auto => !support.manual_protect && support.ring_max_entries > 0,
+    };
+    if ring {
+        vm.enable_dirty_ring(RING_MAX_ENTRIES)?;
+    } else {
+        vm.enable_manual_dirty_log()?;
+    }
+    Ok(())
+}
+
+/// Fills the PCI slots: disks, network cards, entropy, console, in this order from slot 1 on.
+fn add_devices(
+    config: &GuestConfig,
+    pci: &Arc<PciRoot>,
+    ram: &GuestRam,
+    irqs: &Arc<IrqRouter>,
+) -> Result<Counters, GuestError> {
+    let mut counters = Counters {
+        disks: Vec::new(),
+        nets: Vec::new(),
+    };
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for disk in &config.disks {
+        let block = Block::open(disk)?;
+        counters.disks.push((disk.id.clone(), block.counters()));
+        devices.push(Box::new(block));
+    }
+    for net in &config.nets {
+        let card = Net::open(net)?;
+        counters.nets.push((net.id.clone(), card.handle()));
+        devices.push(Box::new(card));
+    }
+    if config.rng {
+        let rng = Rng::open().map_err(|source| GuestError::Device {
+            device: "entropy device",
+            source,
+        })?;
+        devices.push(Box::new(rng));
+    }
+    for (slot, device) in (1..).zip(devices) {
+        let memory = ram.memory().clone();
+        let function = VirtioPciDevice::new(slot, device, memory, irqs, irqs.clone())?;
+        pci.add(slot, function)?;
+    }
+    Ok(counters)
+}

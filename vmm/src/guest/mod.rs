@@ -1,0 +1,344 @@
+//! A guest: built, run, paused, saved, restored, reset, stopped.
+//!
+//! ```text
+//!  build / restore        resume            pause, or an event
+//! ------------------> Created ----> Running ------------------> Paused
+//!                                      ^                           |
+//!                                      '---------------------------'
+//!                                            resume, reset+resume
+//! ```
+//!
+//! The owner waits for events in [`Guest::wait`] and may pause, save and resume from other threads;
+//! one change happens at a time. Pausing stops the vCPUs first and the devices after, so that nothing
+//! the guest asked for is half done; resuming goes the other way.
+
+mod error;
+mod event;
+mod machine;
+mod restore;
+mod save;
+mod snapshot;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use godwit_proto::guest::GuestSpec;
+use godwit_proto::process::{GuestState, GuestStats, Overrides, SnapshotReport, VcpuStats};
+
+use crate::config::GuestConfig;
+use crate::devices::serial::{NullSink, Serial, Sink};
+use crate::memory::lazy::LazyFill;
+use crate::memory::{DirtyLog, GuestRam};
+
+pub use error::GuestError;
+pub use event::GuestEvent;
+pub use machine::DirtyTracking;
+
+use event::{Inbox, Signal, Signals};
+use machine::Machine;
+
+/// What the guest is connected to in this process.
+pub struct Attachments {
+    /// Where the serial port's output goes. Input goes through [`Guest::serial`].
+    pub serial: Box<dyn Sink>,
+    /// How written pages are reported.
+    pub dirty_tracking: DirtyTracking,
+}
+
+impl Default for Attachments {
+    /// A serial port whose output is dropped.
+    fn default() -> Self {
+        Self {
+            serial: Box::new(NullSink),
+            dirty_tracking: DirtyTracking::default(),
+        }
+    }
+}
+
+/// How a snapshot is restored.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Let the guest run before all its memory is read.
+    pub lazy: bool,
+    /// What is different here.
+    pub overrides: Overrides,
+}
+
+/// What the guest does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Created,
+    Running,
+    Paused,
+    /// Memory is damaged; nothing may run or be read.
+    Lost,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Created => "has not been started",
+            Self::Running => "is running",
+            Self::Paused => "is paused",
+            Self::Lost => "lost its memory",
+        }
+    }
+}
+
+/// A guest. Dropping it ends it.
+pub struct Guest {
+    spec: GuestSpec,
+    phase: Mutex<Phase>,
+    /// Fills memory of a lazily restored guest; before `machine`, whose threads may wait for it.
+    lazy: Mutex<Option<LazyFill>>,
+    machine: Machine,
+    inbox: Inbox,
+    signals: Signals,
+    started: Mutex<Option<Instant>>,
+}
+
+impl Guest {
+    /// Builds the guest that `spec` describes and loads its kernel. It does not run yet.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing is left behind.
+    pub fn build(spec: &GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
+        let guest = Self::assemble(spec.clone(), attachments)?;
+        guest.machine.boot()?;
+        Ok(guest)
+    }
+
+    fn assemble(spec: GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
+        let config = GuestConfig::try_from(&spec)?;
+        let (signals, inbox) = Inbox::new();
+        let machine = Machine::new(config, attachments, &signals)?;
+        Ok(Self {
+            spec,
+            phase: Mutex::new(Phase::Created),
+            lazy: Mutex::new(None),
+            machine,
+            inbox,
+            signals,
+            started: Mutex::new(None),
+        })
+    }
+
+    /// Builds the guest of the snapshot at `dir`, ready to resume where it was.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing is left behind.
+    pub fn restore(
+        dir: &Path,
+        options: &RestoreOptions,
+        attachments: Attachments,
+    ) -> Result<Self, GuestError> {
+        restore::restore(dir, options, attachments)
+    }
+
+    /// What the guest was asked to be.
+    pub fn spec(&self) -> &GuestSpec {
+        &self.spec
+    }
+
+    /// Starts it, or lets it go on after a pause.
+    ///
+    /// # Errors
+    /// [`GuestError::WrongState`] when it runs already.
+    pub fn resume(&self) -> Result<(), GuestError> {
+        let mut phase = self.phase();
+        match *phase {
+            Phase::Created | Phase::Paused => {}
+            other => return Err(wrong_state("resume", other)),
+        }
+        self.machine.power.resume()?;
+        self.machine.pci.resume_all();
+        for vcpu in &self.machine.vcpus {
+            vcpu.run()?;
+        }
+        *phase = Phase::Running;
+        self.started
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// Stops the vCPUs and lets the devices finish what they have begun.
+    ///
+    /// # Errors
+    /// [`GuestError::WrongState`] when it does not run.
+    pub fn pause(&self) -> Result<(), GuestError> {
+        let mut phase = self.phase();
+        match *phase {
+            Phase::Running => self.stop_running(&mut phase),
+            other => Err(wrong_state("pause", other)),
+        }
+    }
+
+    fn stop_running(&self, phase: &mut Phase) -> Result<(), GuestError> {
+        let answers: Vec<_> = self
+            .machine
+            .vcpus
+            .iter()
+            .map(crate::vcpu::VcpuHandle::pause)
+            .collect::<Result<_, _>>()?;
+        for answer in answers {
+            answer.wait()?;
+        }
+        self.machine.pci.quiesce_all();
+        *phase = Phase::Paused;
+        Ok(())
+    }
+
+    /// Puts the machine back to power-on, boots again, and lets it run.
+    ///
+    /// # Errors
+    /// [`GuestError`], for instance when the kernel's file is gone. The guest cannot be resumed
+    /// then.
+    pub fn reset(&self) -> Result<(), GuestError> {
+        {
+            let mut phase = self.phase();
+            match *phase {
+                Phase::Running => self.stop_running(&mut phase)?,
+                Phase::Created | Phase::Paused => {}
+                Phase::Lost => return Err(wrong_state("reset", *phase)),
+            }
+            // What has not been read from a snapshot is not needed any more.
+            drop(self.take_lazy());
+            self.machine.reset()?;
+            self.inbox.clear();
+            *phase = Phase::Created;
+        }
+        self.resume()
+    }
+
+    /// The state without memory, as a sequence of records. Only while paused.
+    ///
+    /// # Errors
+    /// [`GuestError::WrongState`], or what cannot be saved.
+    pub fn save(&self) -> Result<Vec<u8>, GuestError> {
+        let phase = self.phase();
+        match *phase {
+            Phase::Paused | Phase::Created => save::records(self)?.finish().map_err(Into::into),
+            other => Err(wrong_state("save", other)),
+        }
+    }
+
+    /// Writes state and memory to `dir`, which must not exist. A running guest is paused for it and
+    /// goes on afterwards, also when writing fails. The content of disks is not part of it.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing is left at `dir`.
+    pub fn snapshot(&self, dir: &Path) -> Result<SnapshotReport, GuestError> {
+        snapshot::take(self, dir)
+    }
+
+    /// Waits for an event; `None` at the deadline, or after [`Guest::interrupt`]. On an event the
+    /// guest is paused.
+    pub fn wait(&self, deadline: Option<Instant>) -> Option<GuestEvent> {
+        let event = self.inbox.wait(deadline)?;
+        let mut phase = self.phase();
+        if let GuestEvent::MemoryLost { .. } = event {
+            *phase = Phase::Lost;
+        } else if *phase == Phase::Running
+            && let Err(error) = self.stop_running(&mut phase)
+        {
+            tracing::error!(%error, "the guest could not be paused after its end");
+        }
+        Some(event)
+    }
+
+    /// Makes a [`Guest::wait`] of another thread return `None`, or the next one.
+    pub fn interrupt(&self) {
+        self.signals.send(Signal::Interrupt);
+    }
+
+    /// Presses the power button. What the guest does about it is its affair.
+    ///
+    /// # Errors
+    /// [`GuestError::Interrupt`].
+    pub fn press_power_button(&self) -> Result<(), GuestError> {
+        Ok(self.machine.power.press_power_button()?)
+    }
+
+    /// The serial port, for input.
+    pub fn serial(&self) -> &Arc<Serial> {
+        &self.machine.serial
+    }
+
+    /// The log of written pages.
+    pub fn dirty_log(&self) -> &Arc<DirtyLog> {
+        &self.machine.dirty_log
+    }
+
+    /// The guest's memory.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.machine.ram
+    }
+
+    /// Has every network card announce itself on its network, as after a move.
+    ///
+    /// # Errors
+    /// [`GuestError::Pci`].
+    pub fn announce(&self) -> Result<(), GuestError> {
+        self.machine.announce()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> GuestStats {
+        let started = *self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        GuestStats {
+            state: match *self.phase() {
+                Phase::Created => GuestState::Created,
+                Phase::Running => GuestState::Running,
+                Phase::Paused => GuestState::Paused,
+                Phase::Lost => GuestState::Stopped,
+            },
+            memory_bytes: self.machine.ram.bytes(),
+            resident_bytes: self.machine.ram.resident_bytes(),
+            dirty_pages: None,
+            uptime_ns: started.map_or(0, |s| s.elapsed().as_nanos() as u64),
+            vcpus: self
+                .machine
+                .vcpus
+                .iter()
+                .map(|vcpu| VcpuStats {
+                    exits: vcpu.exits(),
+                })
+                .collect(),
+            devices: self.machine.device_stats(),
+        }
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_lazy(&self) -> Option<LazyFill> {
+        self.lazy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+fn wrong_state(request: &'static str, phase: Phase) -> GuestError {
+    GuestError::WrongState {
+        request,
+        is: phase.name(),
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // A vCPU may wait for memory that is not in yet: it is told to leave first, then let go, so
+        // that it never runs on what is not the guest's memory.
+        for vcpu in &self.machine.vcpus {
+            vcpu.request_exit();
+        }
+        drop(self.take_lazy());
+        self.machine.vcpus.clear();
+        self.machine.pci.quiesce_all();
+    }
+}

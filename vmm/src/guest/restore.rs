@@ -1,0 +1,178 @@
+//! A guest out of saved state. All of it is untrusted.
+
+use std::fs::File;
+use std::path::Path;
+
+use godwit_proto::guest::GuestSpec;
+use godwit_proto::process::Overrides;
+use godwit_proto::record::RecordReader;
+use godwit_proto::state::clock::ClockState;
+use godwit_proto::state::irqchip::IrqchipState;
+use godwit_proto::state::memory::{MemoryLayout, SnapshotMemory};
+use godwit_proto::state::pci::{PciDeviceState, PciRootState};
+use godwit_proto::state::power::GedState;
+use godwit_proto::state::serial::SerialState;
+use godwit_proto::state::vcpu::VcpuState;
+
+use super::error::GuestError;
+use super::event::Signal;
+use super::snapshot::{self, MEMORY_FILE};
+use super::{Attachments, Guest, Phase, RestoreOptions};
+use crate::memory::image;
+use crate::memory::layout::ram_ranges;
+use crate::memory::lazy::{LazyFill, Source};
+
+/// The records of a state file.
+struct SavedGuest {
+    spec: GuestSpec,
+    layout: MemoryLayout,
+    memory: SnapshotMemory,
+    vcpus: Vec<VcpuState>,
+    irqchip: IrqchipState,
+    clock: ClockState,
+    serial: SerialState,
+    power: GedState,
+    pci_root: PciRootState,
+    pci_devices: Vec<PciDeviceState>,
+}
+
+impl SavedGuest {
+    fn read(bytes: &[u8]) -> Result<Self, GuestError> {
+        let mut records = RecordReader::new(bytes)?;
+        let saved = Self {
+            spec: records.one()?,
+            layout: records.one()?,
+            memory: records.one()?,
+            vcpus: records.many()?,
+            irqchip: records.one()?,
+            clock: records.one()?,
+            serial: records.one()?,
+            power: records.one()?,
+            pci_root: records.one()?,
+            pci_devices: records.many()?,
+        };
+        records.finish()?;
+        Ok(saved)
+    }
+
+    /// Checks that the records describe the same machine.
+    fn check(&self) -> Result<(), GuestError> {
+        let mismatch = |what, found, here| Err(GuestError::Mismatch { what, found, here });
+        let size = self.spec.memory.size_bytes;
+        if self.layout.size_bytes != size {
+            return mismatch("bytes of memory", self.layout.size_bytes, size);
+        }
+        let expected = ram_ranges(size);
+        let same = self.layout.ranges.len() == expected.len()
+            && self
+                .layout
+                .ranges
+                .iter()
+                .zip(&expected)
+                .all(|(saved, here)| (saved.start, saved.len) == (here.start, here.len));
+        if !same {
+            return mismatch(
+                "memory ranges of another address map",
+                self.layout.ranges.len() as u64,
+                expected.len() as u64,
+            );
+        }
+        image::check(&self.memory, size)?;
+        let vcpus = u64::from(self.spec.vcpus);
+        if self.vcpus.len() as u64 != vcpus {
+            return mismatch("vCPUs", self.vcpus.len() as u64, vcpus);
+        }
+        for (index, vcpu) in (0..).zip(&self.vcpus) {
+            if vcpu.index != index {
+                return mismatch("as the number of a vCPU", vcpu.index.into(), index.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn restore(
+    dir: &Path,
+    options: &RestoreOptions,
+    attachments: Attachments,
+) -> Result<Guest, GuestError> {
+    let mut saved = SavedGuest::read(&snapshot::read_state(dir)?)?;
+    apply_overrides(&mut saved.spec, &options.overrides)?;
+    saved.check()?;
+    let path = dir.join(MEMORY_FILE);
+    let file = File::open(&path).map_err(|source| GuestError::SnapshotRead {
+        path: path.clone(),
+        source,
+    })?;
+    check_length(&file, &path, saved.memory.file_bytes)?;
+
+    let guest = Guest::assemble(saved.spec, attachments)?;
+    let machine = &guest.machine;
+    if options.lazy {
+        let source = Source {
+            file,
+            chunk_bytes: saved.memory.chunk_bytes.into(),
+            digests: saved.memory.digests,
+        };
+        let signals = guest.signals.clone();
+        let fill = LazyFill::start(&machine.ram, source, move |failure| {
+            signals.send(Signal::Memory(failure));
+        })?;
+        *guest.lazy.lock().expect("nobody else has the guest yet") = Some(fill);
+    } else {
+        image::read(&machine.ram, &file, &saved.memory)?;
+    }
+    machine.vm.restore_irqchip(&saved.irqchip)?;
+    machine.vm.restore_clock(&saved.clock)?;
+    machine.restore_vcpus(saved.vcpus)?;
+    machine.serial.restore(&saved.serial)?;
+    machine.power.restore(&saved.power)?;
+    machine.pci.restore(&saved.pci_root, &saved.pci_devices)?;
+    *guest.phase() = Phase::Paused;
+    Ok(guest)
+}
+
+/// A file that is cut short is told before anything is built.
+fn check_length(file: &File, path: &Path, expected: u64) -> Result<(), GuestError> {
+    let len = file
+        .metadata()
+        .map_err(|source| GuestError::SnapshotRead {
+            path: path.into(),
+            source,
+        })?
+        .len();
+    if len != expected {
+        return Err(GuestError::Mismatch {
+            what: "bytes in its memory file",
+            found: len,
+            here: expected,
+        });
+    }
+    Ok(())
+}
+
+fn apply_overrides(spec: &mut GuestSpec, overrides: &Overrides) -> Result<(), GuestError> {
+    let no_such = |id: &str| GuestError::NoSuchDevice { id: id.to_owned() };
+    for change in &overrides.disks {
+        let disk = spec.disks.iter_mut().find(|d| d.id == change.id);
+        disk.ok_or_else(|| no_such(&change.id))?
+            .path
+            .clone_from(&change.path);
+    }
+    for change in &overrides.nets {
+        let net = spec.nets.iter_mut().find(|n| n.id == change.id);
+        net.ok_or_else(|| no_such(&change.id))?
+            .tap
+            .clone_from(&change.tap);
+    }
+    if let Some(serial) = &overrides.serial {
+        spec.serial = serial.clone();
+    }
+    if let Some(console) = &overrides.console {
+        if spec.console.is_none() {
+            return Err(no_such("console"));
+        }
+        spec.console = Some(console.clone());
+    }
+    Ok(())
+}
