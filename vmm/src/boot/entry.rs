@@ -1,4 +1,6 @@
-//! How the first vCPU starts: plain register values, without KVM.
+//! How the first vCPU starts: plain register values. Nothing here calls KVM.
+
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
 use super::error::BootError;
 use super::write_structure;
@@ -65,7 +67,7 @@ pub struct GeneralRegisters {
     pub rflags: u64,
 }
 
-/// A segment register with its hidden part; the fields of `kvm_segment`.
+/// A segment register with its hidden part. Present, and of privilege level 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Linear base address.
@@ -198,9 +200,74 @@ impl Entry {
     }
 }
 
+impl BootRegisters {
+    /// The same in KVM's structures. `reset` is what a new vCPU's special registers are; what no
+    /// boot protocol mentions, such as the local APIC's base, is taken from it.
+    pub fn to_kvm(&self, reset: kvm_sregs) -> (kvm_regs, kvm_sregs) {
+        let GeneralRegisters {
+            rip,
+            rsp,
+            rbx,
+            rsi,
+            rflags,
+        } = self.general;
+        let general = kvm_regs {
+            rip,
+            rsp,
+            rbx,
+            rsi,
+            rflags,
+            ..Default::default()
+        };
+        let data = self.data.to_kvm();
+        let special = kvm_sregs {
+            cs: self.cs.to_kvm(),
+            ds: data,
+            es: data,
+            fs: data,
+            gs: data,
+            ss: data,
+            tr: self.tr.to_kvm(),
+            gdt: self.gdt.to_kvm(),
+            idt: self.idt.to_kvm(),
+            cr0: self.cr0,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            efer: self.efer,
+            ..reset
+        };
+        (general, special)
+    }
+}
+
+impl DescriptorTable {
+    fn to_kvm(self) -> kvm_dtable {
+        kvm_dtable {
+            base: self.base,
+            limit: self.limit,
+            ..Default::default()
+        }
+    }
+}
+
 impl Segment {
+    fn to_kvm(self) -> kvm_segment {
+        kvm_segment {
+            base: self.base,
+            limit: self.limit,
+            selector: self.selector,
+            type_: self.kind,
+            present: 1,
+            db: self.db.into(),
+            s: self.code_or_data.into(),
+            l: self.long.into(),
+            g: self.granular.into(),
+            ..Default::default()
+        }
+    }
+
     /// The descriptor that loads this segment (Intel SDM vol. 3, 3.4.5). All bases here are zero.
-    fn descriptor(&self) -> u64 {
+    fn descriptor(self) -> u64 {
         let bit = |set: bool, at: u32| u64::from(set) << at;
         let limit = u64::from(if self.granular {
             self.limit >> 12

@@ -1,7 +1,4 @@
-//! What several hosts have in common, and how it is written down.
-
-use std::fmt;
-use std::str::FromStr;
+//! What several hosts have in common. [`super::text`] writes it down.
 
 use super::features::{self, WORD_COUNT, WORDS};
 use super::host::HostCpu;
@@ -10,16 +7,14 @@ use super::vendor::Vendor;
 use super::xstate::{self, Component};
 use super::{CpuError, level};
 
-/// Longest text of a baseline that is read, bytes.
-const MAX_TEXT: usize = 2048;
 /// Largest XSAVE component that is believed, bytes; the largest real one is 8 KiB.
-const MAX_COMPONENT: u32 = 1 << 20;
+pub(super) const MAX_COMPONENT: u32 = 1 << 20;
 /// Physical address widths that a processor in long mode can have (Intel SDM vol. 3, 4.1.4).
-const PHYSICAL_BITS: std::ops::RangeInclusive<u8> = 32..=52;
+pub(super) const PHYSICAL_BITS: std::ops::RangeInclusive<u8> = 32..=52;
 
 /// Values of all feature words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Features([u32; WORD_COUNT]);
+pub(super) struct Features(pub(super) [u32; WORD_COUNT]);
 
 impl Features {
     /// The known features of a table.
@@ -176,140 +171,4 @@ impl Baseline {
     pub(super) fn settle(&mut self) {
         xstate::settle(&mut self.features, &mut self.components);
     }
-}
-
-/// `vendor=GenuineIntel,signature=000306c3,physical=46,1.0.ecx=7ef82203,...,xstate.2=256@576+0`:
-/// words that are 0 are left out.
-impl fmt::Display for Baseline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "vendor={},signature={:08x},physical={}",
-            self.vendor, self.signature, self.physical_bits
-        )?;
-        for (index, bits) in self.features.0.into_iter().enumerate() {
-            if bits != 0 {
-                write!(f, ",{}={bits:08x}", word_key(index))?;
-            }
-        }
-        for component in &self.components {
-            let Component {
-                number,
-                size,
-                offset,
-                flags,
-            } = component;
-            write!(f, ",xstate.{number}={size}@{offset}+{flags}")?;
-        }
-        Ok(())
-    }
-}
-
-fn word_key(index: usize) -> String {
-    let word = &WORDS[index];
-    let register = match word.register {
-        Register::Eax => "eax",
-        Register::Ebx => "ebx",
-        Register::Ecx => "ecx",
-        Register::Edx => "edx",
-    };
-    format!("{:x}.{}.{register}", word.leaf, word.subleaf)
-}
-
-impl FromStr for Baseline {
-    type Err = CpuError;
-
-    fn from_str(text: &str) -> Result<Self, CpuError> {
-        let invalid = |text: &str, problem| {
-            let text = text.chars().take(80).collect();
-            CpuError::Parse { text, problem }
-        };
-        if text.len() > MAX_TEXT {
-            return Err(invalid(text, "it is too long"));
-        }
-        let (mut vendor, mut signature, mut physical_bits) = (None, None, None);
-        let (mut words, mut components) = (Features::default(), Vec::<Component>::new());
-        for field in text.split(',') {
-            let (key, value) = field
-                .split_once('=')
-                .ok_or_else(|| invalid(field, "it has no \"=\""))?;
-            let is_new = if key == "vendor" {
-                vendor.replace(value.parse()?).is_none()
-            } else if key == "signature" {
-                let value = hex(value).ok_or_else(|| invalid(field, "it is not hexadecimal"))?;
-                signature.replace(value).is_none()
-            } else if key == "physical" {
-                let bits = value
-                    .parse()
-                    .ok()
-                    .filter(|bits| PHYSICAL_BITS.contains(bits));
-                let bits = bits.ok_or_else(|| invalid(field, "it is not within 32 to 52"))?;
-                physical_bits.replace(bits).is_none()
-            } else if let Some(number) = key.strip_prefix("xstate.") {
-                let component = component(number, value)
-                    .ok_or_else(|| invalid(field, "it is not NUMBER=SIZE@OFFSET+FLAGS"))?;
-                let in_order = components
-                    .last()
-                    .is_none_or(|last| last.number < component.number);
-                components.push(component);
-                in_order
-            } else {
-                let index = (0..WORD_COUNT)
-                    .find(|index| word_key(*index) == key)
-                    .ok_or_else(|| invalid(field, "this build does not know it"))?;
-                let bits = hex(value).ok_or_else(|| invalid(field, "it is not hexadecimal"))?;
-                if bits & !WORDS[index].known() != 0 {
-                    return Err(invalid(
-                        field,
-                        "it has features that this build does not know",
-                    ));
-                }
-                let is_new = words.0[index] == 0;
-                words.0[index] = bits;
-                is_new
-            };
-            if !is_new {
-                return Err(invalid(field, "it is there twice or out of order"));
-            }
-        }
-        let absent = |name| move || invalid(name, "it is missing");
-        let baseline = Self {
-            vendor: vendor.ok_or_else(absent("vendor"))?,
-            signature: signature.ok_or_else(absent("signature"))?,
-            physical_bits: physical_bits.ok_or_else(absent("physical"))?,
-            features: words,
-            components,
-        };
-        let mut settled = baseline.clone();
-        settled.settle();
-        if settled != baseline {
-            return Err(invalid(
-                text,
-                "its features and XSAVE components do not fit together",
-            ));
-        }
-        Ok(baseline)
-    }
-}
-
-fn hex(text: &str) -> Option<u32> {
-    let digits = (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
-    digits.then(|| u32::from_str_radix(text, 16).ok()).flatten()
-}
-
-fn component(number: &str, value: &str) -> Option<Component> {
-    let (size, rest) = value.split_once('@')?;
-    let (offset, flags) = rest.split_once('+')?;
-    let component = Component {
-        number: number.parse().ok()?,
-        size: size.parse().ok()?,
-        offset: offset.parse().ok()?,
-        flags: flags.parse().ok()?,
-    };
-    let is_known = xstate::OWNERS
-        .iter()
-        .any(|owner| owner.components.contains(&component.number));
-    let is_sane =
-        (1..=MAX_COMPONENT).contains(&component.size) && component.offset <= MAX_COMPONENT;
-    (is_known && is_sane).then_some(component)
 }

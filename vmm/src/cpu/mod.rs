@@ -31,6 +31,7 @@ mod profile;
 mod table;
 #[cfg(test)]
 mod tests;
+mod text;
 mod topology;
 mod vendor;
 mod xstate;
@@ -40,6 +41,7 @@ pub use guest::{GuestCpu, MAX_VCPUS, Options};
 pub use host::HostCpu;
 pub use level::Level;
 pub use profile::CpuProfile;
+pub use table::Register;
 pub use vendor::Vendor;
 
 /// Why a CPU profile cannot be read, computed or shown.

@@ -14,6 +14,7 @@ use images::{Elf, LOAD, bzimage, header, note};
 
 mod hostile;
 mod images;
+mod kvm;
 
 const RSDP: u64 = 0xe_0000;
 
@@ -380,4 +381,10 @@ fn a_guest_of_16_mib_boots_what_fits() {
         "the kernel needs RAM from 0x1000000 to 0x1100000, the guest's low RAM ends at 0x1000000; \
          give it at least 17 MiB"
     );
+}
+
+#[test]
+fn the_built_in_guest_boots_by_pvh_in_16_mib() {
+    let entry = Guest::new(16 << 20).load(crate::payload::ELF).unwrap();
+    assert!(matches!(entry, Entry::Pvh { .. }), "{entry:?}");
 }

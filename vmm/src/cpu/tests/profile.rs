@@ -104,6 +104,18 @@ fn the_levels_are_those_of_the_psabi() {
 }
 
 #[test]
+fn leaf_7_counts_its_subleaves() {
+    let plain = show(&CpuProfile::Level(Level::V3), &haswell().host(), 1);
+    assert_eq!(plain.value(7, 0, Register::Eax), 0);
+    for (feature, highest) in [("avx_vnni", 1), ("bhi_ctrl", 2)] {
+        let sample = haswell().with(&[feature]);
+        let baseline = Baseline::of(&[&sample.host()]).unwrap();
+        let table = show(&CpuProfile::Baseline(baseline), &sample.host(), 1);
+        assert_eq!(table.value(7, 0, Register::Eax), highest, "{feature}");
+    }
+}
+
+#[test]
 fn amd_repeats_leaf_1_in_its_own_leaf() {
     let table = show(&CpuProfile::Level(Level::V3), &zen4().host(), 1);
     let basic = table.value(1, 0, Register::Edx);
