@@ -94,10 +94,11 @@ impl DirtyTask {
     fn begin(&mut self, cpu: &CpuBlock, now: u64) {
         line!(
             cpu,
-            "dirty id={} cpu={} filled={} time_ns={now}",
+            "dirty id={} cpu={} filled={} at={:#x} time_ns={now}",
             self.id,
             cpu.number(),
-            self.filled
+            self.filled,
+            self.span.address(0).unwrap_or(0)
         );
         self.rate.start(now);
         self.report = now + self.every;
