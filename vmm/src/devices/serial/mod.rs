@@ -7,5 +7,7 @@ mod persist;
 pub use device::Serial;
 pub use persist::SerialStateError;
 
+pub use crate::devices::terminal::{NullSink, Sink};
+
 #[cfg(test)]
 pub(crate) use device::tests::port as test_port;
