@@ -48,12 +48,13 @@ fn boot_spec() -> impl Strategy<Value = BootSpec> {
 }
 
 fn disk_spec() -> impl Strategy<Value = DiskSpec> {
-    (".{0,20}", ".{0,40}", any::<bool>(), any::<bool>()).prop_map(
-        |(id, path, read_only, discard)| DiskSpec {
+    (".{0,20}", ".{0,40}", any::<[bool; 3]>()).prop_map(
+        |(id, path, [read_only, discard, direct])| DiskSpec {
             id,
             path,
             read_only,
             discard,
+            direct,
         },
     )
 }

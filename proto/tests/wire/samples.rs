@@ -13,10 +13,15 @@ use godwit_proto::process::{
     VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
+use godwit_proto::state::block::BlockState;
 use godwit_proto::state::clock::ClockState;
+use godwit_proto::state::console::ConsoleState;
 use godwit_proto::state::irqchip::IrqchipState;
 use godwit_proto::state::memory::{MemoryLayout, MemoryRange, SnapshotMemory};
-use godwit_proto::state::pci::{MsixEntry, MsixState, PciDeviceState, VirtioTransportState};
+use godwit_proto::state::net::NetState;
+use godwit_proto::state::pci::{
+    MsixEntry, MsixState, PciDeviceState, PciRootState, VirtioTransportState,
+};
 use godwit_proto::state::power::GedState;
 use godwit_proto::state::queue::QueueState;
 use godwit_proto::state::serial::SerialState;
@@ -60,7 +65,37 @@ pub(crate) fn records() -> Vec<Sample> {
         record("clock", clock()),
         record("serial", serial()),
         record("ged", GedState { pending: 0x02 }),
+        record(
+            "pci-root",
+            PciRootState {
+                config_address: 0x8000_1810,
+            },
+        ),
         record("pci-device", pci_device()),
+        record(
+            "virtio-block",
+            BlockState {
+                sectors: 0x12_3456_789a,
+                write_cache: true,
+            },
+        ),
+        record(
+            "virtio-net",
+            NetState {
+                mac: Some([0x52, 0x54, 0, 1, 2, 3]),
+                queue_pairs: 4,
+                active_pairs: 2,
+                announce: true,
+            },
+        ),
+        record(
+            "virtio-console",
+            ConsoleState {
+                columns: 132,
+                rows: 43,
+                input: b"unread".to_vec(),
+            },
+        ),
     ]
 }
 
