@@ -396,7 +396,7 @@ mod tests {
     fn an_unreadable_disk_is_a_matter_of_permission_unless_root_asks() {
         let dir = tempfile::tempdir().unwrap();
         let path = image(&dir, 512);
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
         match Disk::open(&config(&path)) {
             Err(DiskError::Permission { access, .. }) => assert_eq!(access, "writing"),
             Ok(_) => eprintln!("SKIPPED: this user may open what nobody may"),

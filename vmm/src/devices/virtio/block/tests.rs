@@ -433,7 +433,7 @@ fn a_chain_that_cannot_be_answered_makes_the_device_need_a_reset() {
             rig.ring.publish(0);
         }),
         ("an available index that ran away", |rig| {
-            rig.ring.set_avail_index(257)
+            rig.ring.set_avail_index(257);
         }),
         ("no status", |rig| {
             rig.ring.post(&[readable(HEADER, 16)]);

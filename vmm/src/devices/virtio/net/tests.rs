@@ -461,10 +461,10 @@ fn drivers_that_break_the_rules_make_the_device_need_a_reset() {
             rig.tx.publish(0);
         }),
         ("a head to send outside the table", |rig| {
-            rig.tx.publish(300)
+            rig.tx.publish(300);
         }),
         ("an available index that ran away", |rig| {
-            rig.tx.set_avail_index(300)
+            rig.tx.set_avail_index(300);
         }),
         ("a frame outside memory", |rig| {
             rig.tx.post(&[readable(MEMORY as u64 - 1, 100)]);
