@@ -161,6 +161,45 @@ impl GuestIo {
         )
     }
 
+    /// Fills all of `segments` from the page cache, if all of it is there (`RWF_NOWAIT`).
+    ///
+    /// # Errors
+    /// `WouldBlock` when some of it is not in the cache, `Unsupported` when the filesystem cannot
+    /// tell; some segments may be filled then. Otherwise as [`GuestIo::read_at`].
+    pub fn read_cached(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        segments: &[Segment],
+    ) -> io::Result<()> {
+        let len: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
+        let covered = self
+            .vecs
+            .fill(&self.memory, segments, 0, Permissions::Write)?;
+        // SAFETY: `vecs` was filled from `self.memory`, which outlives the call, so each piece is
+        // mapped and writable for its length; `fd` is open since `file` borrows it.
+        let n = unsafe {
+            libc::preadv2(
+                file.as_raw_fd(),
+                self.vecs.as_ptr(),
+                self.vecs.count(),
+                offset as i64,
+                libc::RWF_NOWAIT,
+            )
+        };
+        let Ok(n) = u64::try_from(n) else {
+            let error = io::Error::last_os_error();
+            mark_dirty(&self.memory, segments, 0, covered);
+            return Err(error);
+        };
+        mark_dirty(&self.memory, segments, 0, n);
+        if n == len {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
     /// Writes all of `segments` to `file` at `offset` (bytes). `durable` returns only when the data
     /// is on stable storage (`RWF_DSYNC`).
     ///
@@ -349,6 +388,33 @@ mod tests {
         let mut seen = vec![0; 3000];
         file.read_exact_at(&mut seen, 100).unwrap();
         assert_eq!(seen, data);
+    }
+
+    #[test]
+    fn a_cached_read_is_whole_or_would_block() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[5; 0x1000], 0).unwrap();
+        let memory = memory();
+        let mut io = GuestIo::new(memory.clone());
+        match io.read_cached(
+            file.as_fd(),
+            0,
+            &[segment(0x2000, 0x800), segment(0x3c00, 0x800)],
+        ) {
+            Ok(()) => {
+                assert_eq!(dirty_pages(&memory), [2, 3, 4]);
+                assert_eq!(memory.read_obj::<u8>(GuestAddress(0x43ff)).unwrap(), 5);
+            }
+            Err(error) => eprintln!("SKIPPED: no cached reads on this filesystem: {error}"),
+        }
+        // What is not there cannot be read without waiting for somebody to write it.
+        let error = io
+            .read_cached(file.as_fd(), 0, &[segment(0, 0x2000)])
+            .unwrap_err();
+        assert!(matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported
+        ));
     }
 
     #[test]

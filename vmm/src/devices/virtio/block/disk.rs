@@ -104,6 +104,8 @@ pub(super) struct Disk {
     file: Arc<File>,
     is_device: bool,
     read_only: bool,
+    /// Whether space may be given back to the host.
+    discard: bool,
     sectors: u64,
     block_bytes: u32,
     /// `Some` for direct I/O.
@@ -166,6 +168,7 @@ impl Disk {
             file: Arc::new(file),
             is_device,
             read_only: config.read_only,
+            discard: config.discard,
             sectors: bytes / SECTOR_BYTES,
             block_bytes: block_bytes.clamp(SECTOR_BYTES as u32, 4096),
             direct,
@@ -211,12 +214,13 @@ impl Disk {
         )?)
     }
 
-    /// Makes a range, in bytes, read as zero. `unmap` allows to free the space.
+    /// Makes a range, in bytes, read as zero. `unmap` allows to free the space, where the disk's
+    /// configuration allows it too.
     pub(super) fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         if self.is_device {
             return disk_ioctl::zero_out(self.file.as_fd(), offset, len);
         }
-        let mode = if unmap {
+        let mode = if unmap && self.discard {
             FallocateMode::PunchHole
         } else {
             FallocateMode::ZeroRange
@@ -275,7 +279,8 @@ fn open_file(config: &BlockConfig) -> Result<File, DiskError> {
     OpenOptions::new()
         .read(true)
         .write(!config.read_only)
-        .custom_flags(flags | libc::O_CLOEXEC | libc::O_NONBLOCK)
+        // Not O_NONBLOCK: io_uring would then answer EAGAIN where a filesystem cannot but block.
+        .custom_flags(flags | libc::O_CLOEXEC)
         .open(&config.path)
         .map_err(|error| match error.raw_os_error() {
             Some(libc::EINVAL) if direct => DiskError::Direct {
@@ -396,7 +401,7 @@ mod tests {
     fn an_unreadable_disk_is_a_matter_of_permission_unless_root_asks() {
         let dir = tempfile::tempdir().unwrap();
         let path = image(&dir, 512);
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
         match Disk::open(&config(&path)) {
             Err(DiskError::Permission { access, .. }) => assert_eq!(access, "writing"),
             Ok(_) => eprintln!("SKIPPED: this user may open what nobody may"),

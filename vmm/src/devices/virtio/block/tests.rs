@@ -234,6 +234,54 @@ fn a_read_reports_its_length_and_marks_the_pages_it_filled() {
 }
 
 #[test]
+fn a_disk_in_memory_works_though_its_filesystem_may_lack_what_others_have() {
+    let dir = match tempfile::tempdir_in("/dev/shm") {
+        Ok(dir) => dir,
+        Err(error) => return eprintln!("SKIPPED: no tmpfs at /dev/shm: {error}"),
+    };
+    for ring in [true, false] {
+        let mode = Mode { ring, ..MODE };
+        let path = dir.path().join(format!("{ring}.raw"));
+        File::create(&path).unwrap().set_len(SECTORS * 512).unwrap();
+        let mut rig = Rig::with(mode, |config| config.path = path.clone());
+        let data = vec![0x5a; 1 << 20];
+        assert_eq!(rig.write(0, &data), VIRTIO_BLK_S_OK);
+        assert_eq!(rig.request(VIRTIO_BLK_T_FLUSH, 0, &[]).0, VIRTIO_BLK_S_OK);
+        for unmap in [0, 1] {
+            let list = ranges(&rig, &[(8 + u64::from(unmap) * 8, 8, unmap)]);
+            let answer = rig.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &[list]);
+            assert_eq!(answer.0, VIRTIO_BLK_S_OK);
+        }
+        let (status, seen) = rig.read(0, 1 << 20);
+        assert_eq!(status, VIRTIO_BLK_S_OK);
+        assert!(seen[4096..12288].iter().all(|b| *b == 0));
+        assert!(seen[12288..].iter().all(|b| *b == 0x5a) && seen[4095] == 0x5a);
+    }
+}
+
+#[test]
+fn space_is_given_back_only_where_the_configuration_allows_it() {
+    use std::os::unix::fs::MetadataExt;
+    for discard in [true, false] {
+        let mut rig = Rig::with(MODE, |config| config.discard = discard);
+        assert_eq!(
+            rig.device.features() & bit(VIRTIO_BLK_F_DISCARD) != 0,
+            discard
+        );
+        std::fs::write(&rig.path, vec![7; (SECTORS * 512) as usize]).unwrap();
+        File::open(&rig.path).unwrap().sync_all().unwrap();
+        let blocks = |rig: &Rig| std::fs::metadata(&rig.path).unwrap().blocks();
+        let before = blocks(&rig);
+        let list = ranges(&rig, &[(0, 1024, 1)]);
+        assert_eq!(
+            rig.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &[list]).0,
+            VIRTIO_BLK_S_OK
+        );
+        assert_eq!(blocks(&rig) < before, discard);
+    }
+}
+
+#[test]
 fn the_serial_number_is_the_id() {
     let mut rig = Rig::new(MODE);
     rig.memory
@@ -433,7 +481,7 @@ fn a_chain_that_cannot_be_answered_makes_the_device_need_a_reset() {
             rig.ring.publish(0);
         }),
         ("an available index that ran away", |rig| {
-            rig.ring.set_avail_index(257)
+            rig.ring.set_avail_index(257);
         }),
         ("no status", |rig| {
             rig.ring.post(&[readable(HEADER, 16)]);

@@ -37,6 +37,9 @@ const FINISHED: u64 = 1;
 /// works on the first requests of a large batch while the last are copied.
 const SIGNAL_BYTES: u64 = 256 << 10;
 
+/// So many requests in a row that come one at a time make the next ones expected to.
+const LONELY_REQUESTS: u32 = 32;
+
 /// What a finished request did, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -84,6 +87,10 @@ pub(super) struct BlockWorker {
     refusals: LogGate,
     used: UsedChains,
     unsignalled_bytes: u64,
+    /// Counts down to 0 while requests come one at a time.
+    crowd: u32,
+    /// Requests taken since the worker woke up.
+    taken: u32,
 }
 
 impl BlockWorker {
@@ -117,6 +124,8 @@ impl BlockWorker {
             refusals: LogGate::default(),
             used: UsedChains::default(),
             unsignalled_bytes: 0,
+            crowd: LONELY_REQUESTS,
+            taken: 0,
         }
     }
 
@@ -141,6 +150,7 @@ impl BlockWorker {
     /// Takes requests and answers what is finished, as long as there is something of either.
     fn serve(&mut self, poller: &mut Poller) -> Result<(), ServeError> {
         self.answer_finished()?;
+        self.taken = 0;
         let mut budget = usize::from(self.queue.queue.size());
         loop {
             self.queue.queue.disable_notification(&self.memory)?;
@@ -153,6 +163,7 @@ impl BlockWorker {
                     break;
                 }
                 budget -= 1;
+                self.taken += 1;
                 self.begin()?;
             }
             if let Err(error) = self.engine.submit() {
@@ -198,15 +209,18 @@ impl BlockWorker {
                 pending.kind = Kind::Read;
                 pending.offset = offset;
                 pending.bytes = chain::total_len(&self.chain.writable);
-                self.engine.read(offset, &self.chain.writable, pending)
+                let alone = self.alone();
+                self.engine
+                    .read(offset, &self.chain.writable, alone, pending)
             }
             Action::Write { offset } => {
                 pending.kind = Kind::Write;
                 pending.offset = offset;
                 pending.bytes = chain::total_len(&self.chain.readable);
                 let durable = self.durable();
+                let alone = self.alone();
                 self.engine
-                    .write(offset, &self.chain.readable, durable, pending)
+                    .write(offset, &self.chain.readable, durable, alone, pending)
             }
             Action::Flush => {
                 pending.kind = Kind::Flush;
@@ -242,6 +256,21 @@ impl BlockWorker {
             self.conclude(&pending, result)?;
         }
         Ok(())
+    }
+
+    /// Whether the driver seems to send one request at a time. A request that comes while another
+    /// is worked on shows that it does not; it is believed again after [`LONELY_REQUESTS`].
+    fn alone(&mut self) -> bool {
+        let queue = &self.queue.queue;
+        let more = queue
+            .avail_idx(&self.memory, Ordering::Relaxed)
+            .is_ok_and(|index| index.0 != queue.next_avail());
+        if more || self.engine.in_flight() > 0 || self.taken > 1 {
+            self.crowd = LONELY_REQUESTS;
+            return false;
+        }
+        self.crowd = self.crowd.saturating_sub(1);
+        self.crowd == 0
     }
 
     /// Whether a write must be on stable storage before it is answered.

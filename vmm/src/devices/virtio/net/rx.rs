@@ -189,6 +189,8 @@ impl RxWorker {
             .io
             .read_packet(self.tap.as_fd(), segments, &mut self.spill)
         {
+            // A tap never gives nothing; what stands in for one does when its other end is gone.
+            Ok(0) => return Err(RxError::Tap),
             Ok(len) => len,
             Err(error) => return tap_answer(&error, &self.shared.id),
         };
