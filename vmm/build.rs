@@ -32,34 +32,22 @@ fn build() -> Result<(), String> {
     let mut rustc = Command::new(variable("RUSTC")?);
     rustc
         .args([
-            "--crate-name",
-            "godwit_payload",
-            "--crate-type",
-            "bin",
-            "--edition",
-            "2024",
+            "--crate-name=godwit_payload",
+            "--crate-type=bin",
+            "--edition=2024",
         ])
-        .args(["--target", &target])
         .args([
-            "-C",
-            "opt-level=3",
-            "-C",
-            "panic=abort",
-            "-C",
-            "codegen-units=1",
+            "-Copt-level=3",
+            "-Cpanic=abort",
+            "-Ccodegen-units=1",
+            "-Cstrip=symbols",
         ])
-        .args(["-C", "relocation-model=static", "-C", "strip=symbols"])
-        .args(["-C", "default-linker-libraries=no"])
-        .args([
-            "-C",
-            "link-args=-nostartfiles -nostdlib -static -no-pie -Wl,--build-id=none",
-        ])
-        .arg("-C")
-        .arg(format!(
-            "link-arg=-Wl,-T,{}",
-            payload.join("link.ld").display()
-        ))
-        .arg("-o")
+        .args(["-Crelocation-model=static", "-Cdefault-linker-libraries=no"])
+        .arg("-Clink-args=-nostartfiles -nostdlib -static -no-pie -Wl,--build-id=none -T")
+        .arg(format!("-Clink-arg={}", payload.join("link.ld").display()))
+        // Panics name their file; where the sources lie is nobody's business.
+        .arg(format!("--remap-path-prefix={}=payload", payload.display()))
+        .args(["--target", &target, "-o"])
         .arg(&output)
         .arg(payload.join("src/main.rs"));
     let status = rustc

@@ -7,10 +7,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::clock;
 use crate::cpu::{CpuBlock, MAX_CPUS};
 use crate::line;
-use crate::logic::options::{Check, Dirty, End, Options, Place, Workload};
+use crate::logic::options::{End, Options};
 use crate::logic::pattern::Pattern;
 use crate::logic::rate::Rate;
 use crate::logic::span::{PAGE, Span};
+use crate::logic::workload::{Check, Dirty, Place, Workload};
 use crate::machine::Machine;
 use crate::pci::Pci;
 use crate::tasks::{

@@ -17,3 +17,5 @@ pub(crate) mod real;
 pub(crate) mod registers;
 pub(crate) mod ring;
 pub(crate) mod span;
+pub(crate) mod value;
+pub(crate) mod workload;

@@ -6,9 +6,9 @@ use crate::cpu::CpuBlock;
 use crate::disk::{Disk, Operation};
 use crate::line;
 use crate::logic::block::{self, Survey, Verdict};
-use crate::logic::options::Blk;
 use crate::logic::random::Random;
 use crate::logic::rate::Rate;
+use crate::logic::workload::Blk;
 use crate::schedule::Next;
 use crate::virtio::Refused;
 

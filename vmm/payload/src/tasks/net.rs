@@ -4,9 +4,9 @@
 use super::Site;
 use crate::cpu::CpuBlock;
 use crate::line;
-use crate::logic::options::{Net, NetBench};
 use crate::logic::packet::{Host, Ip, Kind, Mac, UDP_HEADERS};
 use crate::logic::span::PAGE;
+use crate::logic::workload::{Net, NetBench};
 use crate::schedule::Next;
 use crate::virtio::{Device, Queue, Refused, take};
 
