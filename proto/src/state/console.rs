@@ -14,7 +14,5 @@ pub struct ConsoleState {
     pub rows: u16,
     /// Read from the backend and not yet given to the driver, oldest first; at most 64 KiB.
     pub input: Vec<u8>,
-    /// Taken from the driver and not yet written to the backend, oldest first; at most 64 KiB.
-    pub output: Vec<u8>,
 }
 record!(ConsoleState, Kind::VirtioConsole, version = 1);

@@ -3,4 +3,5 @@
 pub mod pci;
 pub mod power;
 pub mod serial;
+pub mod terminal;
 pub mod virtio;

@@ -12,7 +12,7 @@ use crate::bus::{Bus, BusDevice, BusError};
 use crate::interrupt::{InterruptError, IrqLine};
 use crate::memory::layout::SERIAL_PORT;
 
-use super::{InputPort, Sink};
+use crate::devices::terminal::{InputPort, Sink};
 
 /// Ports of a 16550.
 const PORTS: u64 = 8;
@@ -25,6 +25,8 @@ pub(super) type Chip = vm_superio::Serial<Line, Arc<Space>, SinkWriter>;
 pub struct Serial {
     chip: Mutex<Chip>,
     space: Arc<Space>,
+    /// No input is taken, so that none is lost between a save and the guest's end here.
+    paused: AtomicBool,
 }
 
 impl Serial {
@@ -41,6 +43,7 @@ impl Serial {
         Ok(Arc::new(Self {
             chip: Mutex::new(chip),
             space,
+            paused: AtomicBool::new(false),
         }))
     }
 
@@ -52,11 +55,28 @@ impl Serial {
         pio.insert(u64::from(SERIAL_PORT), PORTS, self.clone())
     }
 
+    /// Takes no input until [`Serial::resume`]: what is not taken stays with its source.
+    pub fn pause(&self) {
+        // Under the lock, so that an offer that runs is over.
+        let _chip = self.chip();
+        self.paused.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes input again.
+    pub fn resume(&self) {
+        let _chip = self.chip();
+        self.paused.store(false, Ordering::Relaxed);
+        self.space.signal();
+    }
+
     /// Gives up to 64 bytes of input to the guest; returns how many were taken. See [`InputPort`].
     pub fn enqueue(&self, bytes: &[u8]) -> usize {
         let mut chip = self.chip();
         // vm-superio takes an empty offer and a full FIFO for errors; both just take nothing.
-        let room = chip.fifo_capacity().min(bytes.len());
+        let room = match self.paused.load(Ordering::Relaxed) {
+            true => 0,
+            false => chip.fifo_capacity().min(bytes.len()),
+        };
         let taken = match room {
             0 => 0,
             _ => chip
@@ -165,12 +185,12 @@ impl SerialEvents for Space {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
 
     #[derive(Default)]
-    pub(in crate::devices::serial) struct TestLine(pub(in crate::devices::serial) AtomicUsize);
+    pub(crate) struct TestLine(pub(crate) AtomicUsize);
 
     impl IrqLine for TestLine {
         fn trigger(&self) -> Result<(), InterruptError> {
@@ -180,7 +200,7 @@ pub(super) mod tests {
     }
 
     #[derive(Clone, Default)]
-    pub(in crate::devices::serial) struct Tape(pub(in crate::devices::serial) Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Tape(pub(crate) Arc<Mutex<Vec<u8>>>);
 
     impl Sink for Tape {
         fn write(&mut self, bytes: &[u8]) {
@@ -188,7 +208,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::devices::serial) fn port() -> (Arc<Serial>, Bus, Arc<TestLine>, Tape) {
+    pub(crate) fn port() -> (Arc<Serial>, Bus, Arc<TestLine>, Tape) {
         let (line, tape) = (Arc::new(TestLine::default()), Tape::default());
         let serial = Serial::new(line.clone(), Box::new(tape.clone())).unwrap();
         let mut pio = Bus::new();
@@ -234,6 +254,17 @@ pub(super) mod tests {
         }
         assert_eq!(got, sent);
         assert!(serial.space().read().is_err(), "nobody waits for room");
+    }
+
+    #[test]
+    fn a_paused_port_takes_no_input_and_asks_for_it_afterwards() {
+        let (serial, ..) = port();
+        serial.pause();
+        assert_eq!(serial.enqueue(b"x"), 0);
+        assert_eq!(serial.save().in_buffer, b"");
+        serial.resume();
+        assert_eq!(serial.space().read().unwrap(), 1);
+        assert_eq!(serial.enqueue(b"x"), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use vm_superio::serial::SerialState as ChipState;
 
 use super::Serial;
 use super::device::{Chip, Line, SinkWriter};
-use super::sink::NullSink;
+use crate::devices::terminal::NullSink;
 use crate::interrupt::InterruptError;
 
 /// Size of the receive FIFO, bytes.
@@ -39,7 +39,7 @@ pub enum SerialStateError {
 }
 
 impl Serial {
-    /// The registers and the unread input. Only while no vCPU runs.
+    /// The registers and the unread input. Only while no vCPU runs and the port is paused.
     pub fn save(&self) -> SerialState {
         let chip = self.chip().state();
         SerialState {

@@ -48,7 +48,7 @@ impl InputPump {
             space,
             held: Vec::with_capacity(CHUNK),
         };
-        Worker::spawn("serial-input", pump).map(|worker| Self { _worker: worker })
+        Worker::spawn("console-input", pump).map(|worker| Self { _worker: worker })
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_polled_is_refused() {
-        let (serial, ..) = super::super::device::tests::port();
+        let (serial, ..) = crate::devices::serial::test_port();
         let null = std::fs::File::open("/dev/null").unwrap();
         let error = InputPump::spawn(null, serial).err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);

@@ -370,8 +370,8 @@ impl Handler for Clients {
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::tests::port;
     use super::*;
+    use crate::devices::serial::test_port as port;
     use std::time::{Duration, Instant};
 
     const PATIENCE: Duration = Duration::from_secs(20);
