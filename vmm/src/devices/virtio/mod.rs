@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod chain;
+pub mod console;
 mod device;
 pub mod log_gate;
 #[cfg(test)]
