@@ -142,14 +142,6 @@ gate_out32:
     mov %edi, %eax
     out %eax, %dx
     iretq
-gate_in8:
-    xor %eax, %eax
-    in %dx, %al
-    iretq
-gate_in16:
-    xor %eax, %eax
-    in %dx, %ax
-    iretq
 gate_in32:
     in %dx, %eax
     iretq
@@ -266,7 +258,7 @@ fault:
 .balign 16
 gate_table:
     .quad gate_outs, gate_out8, gate_out16, gate_out32
-    .quad gate_in8, gate_in16, gate_in32
+    .quad gate_in32
     .quad gate_rdmsr, gate_wrmsr, gate_cpuid, gate_wait, gate_load_cr3
     .quad park, gate_triple_fault, gate_jump
 

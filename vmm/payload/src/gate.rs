@@ -12,8 +12,6 @@ enum Service {
     Out8,
     Out16,
     Out32,
-    In8,
-    In16,
     In32,
     Rdmsr,
     Wrmsr,
@@ -73,18 +71,6 @@ pub fn out16(port: u16, value: u16) {
 pub fn out32(port: u16, value: u32) {
     // SAFETY: as in `out8`.
     unsafe { call(Service::Out32, value.into(), 0, 0, port.into()) };
-}
-
-/// Reads one byte from an I/O port.
-pub fn in8(port: u16) -> u8 {
-    // SAFETY: as in `out8`.
-    unsafe { call(Service::In8, 0, 0, 0, port.into()) as u8 }
-}
-
-/// Reads two bytes from an I/O port.
-pub fn in16(port: u16) -> u16 {
-    // SAFETY: as in `out8`.
-    unsafe { call(Service::In16, 0, 0, 0, port.into()) as u16 }
 }
 
 /// Reads four bytes from an I/O port.

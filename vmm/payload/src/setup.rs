@@ -14,8 +14,8 @@ use crate::logic::span::{PAGE, Span};
 use crate::machine::Machine;
 use crate::pci::Pci;
 use crate::tasks::{
-    BlkBenchTask, BlkTask, CheckTask, ConsoleTask, DirtyTask, Finish, Heartbeat, NetTask, RngTask,
-    Site, Task,
+    BlkBenchTask, BlkTask, CheckTask, ConsoleTask, DirtyTask, Finish, Heartbeat, NetTask, RegsTask,
+    RngTask, Site, Task,
 };
 use crate::{paging, schedule, smp};
 
@@ -117,7 +117,7 @@ fn assign_workloads(cpu: &CpuBlock, machine: &mut Machine, options: &Options) {
     let every = options.every * MS;
     for now in 0..=3 {
         let mut turn = 0;
-        for workload in options.workloads() {
+        for (id, workload) in options.workloads().enumerate() {
             let cpus = match workload.place() {
                 Place::All => 0..smp::online(),
                 Place::One(index) => index as usize..index as usize + 1,
@@ -134,8 +134,19 @@ fn assign_workloads(cpu: &CpuBlock, machine: &mut Machine, options: &Options) {
                 continue;
             }
             match workload {
-                Workload::Dirty(dirty) => assign_dirty(cpu, machine, dirty, cpus, every),
-                Workload::Check(check) => assign_check(cpu, machine, check, cpus, every),
+                Workload::Regs { .. } => {
+                    for index in cpus {
+                        assign(
+                            cpu,
+                            machine,
+                            index,
+                            "regs",
+                            Task::Regs(RegsTask::new(id, index, every)),
+                        );
+                    }
+                }
+                Workload::Dirty(dirty) => assign_dirty(cpu, machine, (id, dirty), cpus, every),
+                Workload::Check(check) => assign_check(cpu, machine, (id, check), cpus, every),
                 _ => {
                     let pci = *pci.get_or_insert_with(|| Pci::new(machine.ecam));
                     assign_device(cpu, machine, pci, workload, cpus.start, every);
@@ -174,7 +185,7 @@ fn assign_device(
             "console",
             ConsoleTask::new(&mut site, device, every).map(Task::Console),
         ),
-        Workload::Dirty(_) | Workload::Check(_) => return,
+        Workload::Dirty(_) | Workload::Check(_) | Workload::Regs { .. } => return,
     };
     match task {
         Ok(task) => assign(me, machine, index, name, task),
@@ -214,7 +225,7 @@ fn claim(cpu: &CpuBlock, machine: &mut Machine, bytes: u64) -> Span {
 fn assign_dirty(
     cpu: &CpuBlock,
     machine: &mut Machine,
-    dirty: &Dirty,
+    (id, dirty): (usize, &Dirty),
     cpus: Range<usize>,
     every: u64,
 ) {
@@ -236,6 +247,7 @@ fn assign_dirty(
         let part = share(&span, worker, workers);
         let pattern = Pattern::new(dirty.order, part.pages(), index as u64 + 1);
         let task = DirtyTask::new(
+            id,
             part,
             pattern,
             dirty.content,
@@ -250,7 +262,7 @@ fn assign_dirty(
 fn assign_check(
     cpu: &CpuBlock,
     machine: &mut Machine,
-    check: &Check,
+    (id, check): (usize, &Check),
     cpus: Range<usize>,
     every: u64,
 ) {
@@ -260,6 +272,7 @@ fn assign_check(
         let part = share(&span, worker, workers);
         let (writes, checks) = (check.rate.div_ceil(workers), check.verify.div_ceil(workers));
         let task = CheckTask::new(
+            id,
             part,
             Rate::new(writes),
             Rate::new(checks),

@@ -114,8 +114,9 @@ fn wake(me: &CpuBlock, cpu: &CpuBlock) -> bool {
             return true;
         }
         if now.wrapping_sub(begin) > PATIENCE_NS {
-            // Withdrawn, unless the processor took it this very moment.
-            return slot.swap(0, Relaxed) == 0 && cpu.online.load(Acquire);
+            // Withdrawn; a processor that has already taken it is late, but
+            // will come.
+            return slot.swap(0, Relaxed) == 0;
         }
         if now >= again {
             apic::send(apic_id, STARTUP | (TRAMPOLINE / PAGE) as u32);

@@ -100,7 +100,7 @@ impl Device {
             0x09 => device.window(at),
             0x11 => {
                 let table = function.read(at + 4);
-                let entries = (function.read(at) >> 16 & 0x7ff) as u64 + 1;
+                let entries = u64::from(function.read(at) >> 16 & 0x7ff) + 1;
                 if let Some(bar) = function.bar((table & 7) as u8)
                     && paging::map(bar + u64::from(table & !7), entries * 16)
                 {

@@ -159,10 +159,6 @@ impl Machine {
         })
     }
 
-    pub(super) fn config(&self) -> &GuestConfig {
-        &self.config
-    }
-
     /// Loads the kernel and points the first vCPU at it. Memory is zero.
     pub(super) fn boot(&self) -> Result<(), GuestError> {
         let registers = self.load()?;

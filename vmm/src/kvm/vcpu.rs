@@ -87,7 +87,9 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError::Ioctl`].
     pub fn sregs(&self) -> Result<kvm_sregs, KvmError> {
-        self.fd.get_sregs().map_err(KvmError::ioctl("read a vCPU's special registers"))
+        self.fd
+            .get_sregs()
+            .map_err(KvmError::ioctl("read a vCPU's special registers"))
     }
 
     /// Sets general and special registers.
@@ -95,8 +97,12 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError::Ioctl`].
     pub fn set_registers(&self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), KvmError> {
-        self.fd.set_sregs(sregs).map_err(KvmError::ioctl("set a vCPU's special registers"))?;
-        self.fd.set_regs(regs).map_err(KvmError::ioctl("set a vCPU's registers"))
+        self.fd
+            .set_sregs(sregs)
+            .map_err(KvmError::ioctl("set a vCPU's special registers"))?;
+        self.fd
+            .set_regs(regs)
+            .map_err(KvmError::ioctl("set a vCPU's registers"))
     }
 
     /// Sets the registers that a boot protocol asks for; the others keep their values.

@@ -14,5 +14,6 @@ pub(crate) mod pvclock;
 pub(crate) mod random;
 pub(crate) mod rate;
 pub(crate) mod real;
+pub(crate) mod registers;
 pub(crate) mod ring;
 pub(crate) mod span;

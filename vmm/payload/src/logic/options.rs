@@ -126,6 +126,10 @@ pub(crate) struct NetBench {
 pub(crate) enum Workload {
     Dirty(Dirty),
     Check(Check),
+    /// Hold values in all registers.
+    Regs {
+        place: Place,
+    },
     Blk(Blk),
     BlkBench(BlkBench),
     Net(Net),
@@ -146,6 +150,7 @@ impl Workload {
         match self {
             Self::Dirty(Dirty { place, .. })
             | Self::Check(Check { place, .. })
+            | Self::Regs { place }
             | Self::Blk(Blk { place, .. })
             | Self::BlkBench(BlkBench { place, .. })
             | Self::Net(Net { place, .. })
@@ -293,6 +298,7 @@ fn workload(name: &str, value: &str, refuse: &mut dyn FnMut(&str)) -> Option<Wor
                 duration: 1_000,
             }),
         }),
+        "regs" => Workload::Regs { place: Place::Turn },
         "rng" => Workload::Rng {
             place: Place::Turn,
             device: 0,
@@ -324,6 +330,7 @@ fn set_item(workload: &mut Workload, key: &str, value: &str) -> Option<()> {
             // A device has one driver.
             Workload::Dirty(dirty) => dirty.place = place,
             Workload::Check(check) => check.place = place,
+            Workload::Regs { place: at } => *at = place,
             _ if place == Place::All => return None,
             Workload::Blk(blk) => blk.place = place,
             Workload::BlkBench(bench) => bench.place = place,
@@ -335,6 +342,7 @@ fn set_item(workload: &mut Workload, key: &str, value: &str) -> Option<()> {
     match workload {
         Workload::Dirty(dirty) => set_dirty(dirty, key, value),
         Workload::Check(check) => set_check(check, key, value),
+        Workload::Regs { .. } => None,
         Workload::Blk(blk) => set_blk(blk, key, value),
         Workload::BlkBench(bench) => set_blk_bench(bench, key, value),
         Workload::Net(net) => set_net(net, key, value),
@@ -458,7 +466,9 @@ fn set_net(net: &mut Net, key: &str, value: &str) -> Option<()> {
         ("to", Some(bench)) => bench.to = address(value)?,
         ("port", Some(bench)) => bench.port = u16::try_from(number(value)?).ok()?,
         ("size", Some(bench)) => {
-            bench.size = u16::try_from(number(value)?).ok().filter(|s| *s <= 1_472)?;
+            bench.size = u16::try_from(number(value)?)
+                .ok()
+                .filter(|s| (8..=1_472).contains(s))?;
         }
         ("for", Some(bench)) => bench.duration = number(value)?,
         _ => return None,
@@ -620,6 +630,8 @@ mod tests {
             assert_eq!(parse(line).1.len(), 1, "{line}");
         }
         assert_eq!(parse("net=cpu:all").1, ["cpu:all"]);
+        assert_eq!(parse("regs=cpu:all").1, [""; 0]);
+        assert_eq!(parse("regs=64M").1, ["64M"]);
         assert_eq!(parse("net=to:1.2.3.4").1, ["to:1.2.3.4"]);
     }
 

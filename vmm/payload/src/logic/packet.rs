@@ -195,6 +195,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random::Random;
     use super::*;
 
     const ME: Host = Host {
@@ -297,7 +298,7 @@ mod tests {
 
     #[test]
     fn no_frame_however_short_or_random_breaks_it() {
-        let mut random = crate::payload::logic::random::Random::new(1);
+        let mut random = Random::new(1);
         for len in 0..200 {
             for _ in 0..20 {
                 let mut frame: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();

@@ -166,7 +166,13 @@ impl BlkTask {
         if self.options.verify_only {
             return Next::Done;
         }
-        self.first = self.survey.last + 1;
+        // Writes that were in flight when the last run ended may be missing
+        // in between; they are done again so that no hole stays.
+        self.first = self
+            .survey
+            .complete()
+            .max(self.survey.last.saturating_sub(DEPTH as u64))
+            + 1;
         self.next = self.first;
         self.rate.start(now);
         self.report = now + self.every;

@@ -13,6 +13,8 @@ const BATCH: u64 = 8;
 const MAX_LINES: u64 = 32;
 
 pub struct CheckTask {
+    /// Place on the command line.
+    id: usize,
     span: Span,
     pages: u64,
     entropy: u8,
@@ -29,9 +31,10 @@ pub struct CheckTask {
 
 impl CheckTask {
     /// Rates are pages per second, 0 for no limit; `every` is ns.
-    pub fn new(span: Span, writes: Rate, checks: Rate, entropy: u8, every: u64) -> Self {
+    pub fn new(id: usize, span: Span, writes: Rate, checks: Rate, entropy: u8, every: u64) -> Self {
         let pages = span.pages();
         Self {
+            id,
             span,
             pages,
             entropy,
@@ -59,7 +62,8 @@ impl CheckTask {
             if self.filled == self.pages {
                 line!(
                     cpu,
-                    "check cpu={} filled={} time_ns={now}",
+                    "check id={} cpu={} filled={} time_ns={now}",
+                    self.id,
                     cpu.number(),
                     self.filled
                 );
@@ -87,7 +91,8 @@ impl CheckTask {
             self.report = now + self.every;
             line!(
                 cpu,
-                "check cpu={} pages={} passes={} wrong={} checked={} written={} time_ns={now}",
+                "check id={} cpu={} pages={} passes={} wrong={} checked={} written={} time_ns={now}",
+                self.id,
                 cpu.number(),
                 self.pages,
                 self.sweep.passes,
@@ -115,6 +120,7 @@ impl CheckTask {
         }
     }
 
+    /// A wrong page is reported and then put right, so that it counts once.
     fn check(&mut self, cpu: &CpuBlock, page: u64, version: u64) {
         let Some((address, words)) = self.page(page) else {
             return;
@@ -132,6 +138,7 @@ impl CheckTask {
                     "check wrong gpa={address:#x} what={what} expected={expected:#x} found={found:#x}"
                 );
             }
+            page::write(words, address / PAGE, version, self.entropy);
         }
     }
 }

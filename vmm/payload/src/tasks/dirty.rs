@@ -13,6 +13,8 @@ use crate::schedule::Next;
 const BATCH: u64 = 16;
 
 pub struct DirtyTask {
+    /// Place on the command line.
+    id: usize,
     span: Span,
     pages: u64,
     pattern: Pattern,
@@ -32,6 +34,7 @@ impl DirtyTask {
     /// Touches `span` in the order of `pattern`, each page once before the rate
     /// applies where `fill`; `every` is ns.
     pub fn new(
+        id: usize,
         span: Span,
         pattern: Pattern,
         content: Content,
@@ -41,6 +44,7 @@ impl DirtyTask {
     ) -> Self {
         let pages = span.pages();
         Self {
+            id,
             span,
             pages,
             pattern,
@@ -90,9 +94,11 @@ impl DirtyTask {
     fn begin(&mut self, cpu: &CpuBlock, now: u64) {
         line!(
             cpu,
-            "dirty cpu={} filled={} time_ns={now}",
+            "dirty id={} cpu={} filled={} at={:#x} time_ns={now}",
+            self.id,
             cpu.number(),
-            self.filled
+            self.filled,
+            self.span.address(0).unwrap_or(0)
         );
         self.rate.start(now);
         self.report = now + self.every;
@@ -115,7 +121,8 @@ impl DirtyTask {
         let rate = u128::from(pages) * 1_000_000_000 / u128::from(time.max(1));
         line!(
             cpu,
-            "dirty cpu={} pages={} rate={rate} time_ns={now}",
+            "dirty id={} cpu={} pages={} rate={rate} time_ns={now}",
+            self.id,
             cpu.number(),
             self.touches
         );

@@ -8,6 +8,7 @@ mod dirty;
 mod finish;
 mod heartbeat;
 mod net;
+mod regs;
 mod rng;
 
 pub use blk::BlkTask;
@@ -18,6 +19,7 @@ pub use dirty::DirtyTask;
 pub use finish::Finish;
 pub use heartbeat::Heartbeat;
 pub use net::NetTask;
+pub use regs::RegsTask;
 pub use rng::RngTask;
 
 use crate::cpu::CpuBlock;
@@ -41,6 +43,7 @@ pub enum Task {
     Heartbeat(Heartbeat),
     Dirty(DirtyTask),
     Check(CheckTask),
+    Regs(RegsTask),
     Blk(BlkTask),
     BlkBench(BlkBenchTask),
     Net(NetTask),
@@ -56,6 +59,7 @@ impl Task {
             Self::Heartbeat(task) => task.poll(cpu, now),
             Self::Dirty(task) => task.poll(cpu, now),
             Self::Check(task) => task.poll(cpu, now),
+            Self::Regs(task) => task.poll(cpu, now),
             Self::Blk(task) => task.poll(cpu, now),
             Self::BlkBench(task) => task.poll(cpu, now),
             Self::Net(task) => task.poll(cpu, now),
@@ -74,6 +78,7 @@ impl Task {
             Self::Heartbeat(_)
             | Self::Dirty(_)
             | Self::Check(_)
+            | Self::Regs(_)
             | Self::Console(_)
             | Self::Finish(_) => false,
         }

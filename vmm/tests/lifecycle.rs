@@ -1,0 +1,77 @@
+//! A guest from power-on to power-off, on the real KVM.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use godwit_vmm::guest::GuestEvent;
+use support::{Running, field, has_kvm, spec};
+
+#[test]
+fn the_built_in_guest_beats() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = Running::start(&spec(""));
+    guest.line("godwit-payload ");
+    let first = guest.line("heartbeat ");
+    let second = guest.line("heartbeat ");
+    assert_eq!(field(&second, "seq"), field(&first, "seq") + 1);
+    assert!(field(&second, "time_ns") > field(&first, "time_ns"));
+}
+
+#[test]
+fn a_paused_guest_is_silent_and_goes_on_where_it_was() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = Running::start(&spec("heartbeat=20"));
+    let before = guest.line("heartbeat ");
+    guest.guest.pause().unwrap();
+    guest.drain();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(guest.drain(), Vec::<String>::new());
+    guest.guest.resume().unwrap();
+    let after = guest.line("heartbeat ");
+    assert!(field(&after, "seq") > field(&before, "seq"));
+}
+
+#[test]
+fn waiting_ends_at_the_deadline_and_when_interrupted() {
+    if !has_kvm() {
+        return;
+    }
+    let guest = Running::start(&spec(""));
+    assert_eq!(
+        guest
+            .guest
+            .wait(Some(Instant::now() + Duration::from_millis(50))),
+        None
+    );
+    guest.guest.interrupt();
+    assert_eq!(guest.guest.wait(None), None);
+}
+
+#[test]
+fn a_guest_that_powers_off_says_so() {
+    if !has_kvm() {
+        return;
+    }
+    let guest = Running::start(&spec("for=100 end=poweroff"));
+    assert_eq!(guest.event(), GuestEvent::PowerOff);
+}
+
+#[test]
+fn a_guest_that_resets_starts_over() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = Running::start(&spec("heartbeat=10 for=100 end=reset"));
+    for _ in 0..3 {
+        guest.line("godwit-payload ");
+        let beat = guest.line("heartbeat ");
+        assert!(field(&beat, "seq") <= 1, "{beat}");
+        assert_eq!(guest.event(), GuestEvent::Reset);
+        guest.guest.reset().unwrap();
+    }
+}
