@@ -1,1 +1,14 @@
 //! The parts of the `godwit` program.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`cli`] | the command line: one file per command, texts, exit codes |
+//! | [`guest_process`] | a guest and the socket through which it is steered; both ends of it |
+//! | [`foreground`] | a guest's console on this terminal, and the signals that end it |
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod foreground;
+pub mod guest_process;
+mod wait;

@@ -1,3 +1,9 @@
 //! The `godwit` program.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    godwit_node::cli::main()
+}

@@ -22,6 +22,7 @@ use crate::devices::power::AcpiPower;
 use crate::devices::serial::Serial;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::{Block, BlockCounters};
+use crate::devices::virtio::console::Console;
 use crate::devices::virtio::net::{Net, NetHandle};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::VirtioPciDevice;
@@ -111,7 +112,7 @@ impl Machine {
         })?;
         serial.register(&mut pio)?;
         let pci = PciRoot::new();
-        let counters = add_devices(&config, &pci, &ram, &irqs)?;
+        let counters = add_devices(&config, &pci, &ram, &irqs, attachments.console)?;
         pci.register(&mut pio, &mut mmio)?;
 
         let mut vcpus = Vec::new();
@@ -294,6 +295,7 @@ fn add_devices(
     pci: &Arc<PciRoot>,
     ram: &GuestRam,
     irqs: &Arc<IrqRouter>,
+    console: Option<Console>,
 ) -> Result<Counters, GuestError> {
     let mut counters = Counters {
         disks: Vec::new(),
@@ -316,6 +318,9 @@ fn add_devices(
             source,
         })?;
         devices.push(Box::new(rng));
+    }
+    if let Some(console) = console {
+        devices.push(Box::new(console));
     }
     for (slot, device) in (1..).zip(devices) {
         let memory = ram.memory().clone();

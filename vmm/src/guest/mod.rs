@@ -27,13 +27,16 @@ use godwit_proto::guest::GuestSpec;
 use godwit_proto::process::{GuestState, GuestStats, Overrides, SnapshotReport, VcpuStats};
 
 use crate::config::GuestConfig;
-use crate::devices::serial::{NullSink, Serial, Sink};
+use crate::devices::serial::Serial;
+use crate::devices::terminal::{NullSink, Sink};
+use crate::devices::virtio::console::Console;
 use crate::memory::lazy::LazyFill;
 use crate::memory::{DirtyLog, GuestRam};
 
 pub use error::GuestError;
 pub use event::GuestEvent;
 pub use machine::DirtyTracking;
+pub use restore::snapshot_spec;
 
 use event::{Inbox, Signal, Signals};
 use machine::Machine;
@@ -42,15 +45,18 @@ use machine::Machine;
 pub struct Attachments {
     /// Where the serial port's output goes. Input goes through [`Guest::serial`].
     pub serial: Box<dyn Sink>,
+    /// The virtio console of a guest whose spec has one; without it the guest has none.
+    pub console: Option<Console>,
     /// How written pages are reported.
     pub dirty_tracking: DirtyTracking,
 }
 
 impl Default for Attachments {
-    /// A serial port whose output is dropped.
+    /// A serial port whose output is dropped, and no console.
     fn default() -> Self {
         Self {
             serial: Box::new(NullSink),
+            console: None,
             dirty_tracking: DirtyTracking::default(),
         }
     }

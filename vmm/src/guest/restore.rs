@@ -91,6 +91,18 @@ impl SavedGuest {
     }
 }
 
+/// The guest of the snapshot at `dir` as `overrides` change it, unvalidated: what its restore will
+/// have to be connected to.
+///
+/// # Errors
+/// [`GuestError`] when the state file cannot be read, or has no such device to override.
+pub fn snapshot_spec(dir: &Path, overrides: &Overrides) -> Result<GuestSpec, GuestError> {
+    let bytes = snapshot::read_state(dir)?;
+    let mut spec = RecordReader::new(&bytes)?.one()?;
+    apply_overrides(&mut spec, overrides)?;
+    Ok(spec)
+}
+
 pub(super) fn restore(
     dir: &Path,
     options: &RestoreOptions,

@@ -1,0 +1,286 @@
+//! The steering end of the socket of a guest process.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::guest::GuestSpec;
+use godwit_proto::process::{
+    ConsoleKind, ExitReason, GuestStats, Overrides, RESPONSE_LIMITS, Request, Response,
+    SnapshotReport, VERSIONS,
+};
+
+use super::connection::{Connection, ConnectionError, Received};
+
+/// How long an answer may take: a snapshot of a large guest to a slow disk is the longest.
+const ANSWER_TIME: Duration = Duration::from_secs(3600);
+
+/// Why a request got no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("cannot reach a guest process at {socket:?}")]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The guest process refused.
+    #[error(transparent)]
+    Refused(CodedError),
+    /// The guest has ended.
+    #[error("the guest has ended: {}", super::exit::describe(.0))]
+    Exited(ExitReason),
+    /// The answer does not fit the question.
+    #[error("the guest process gave a wrong kind of answer to {request}")]
+    WrongAnswer {
+        /// What was asked.
+        request: &'static str,
+    },
+}
+
+impl ClientError {
+    /// The failure as told to a user.
+    #[must_use]
+    pub fn coded(&self) -> CodedError {
+        match self {
+            Self::Connect { .. } => CodedError::from_error(ErrorCode::Other, self)
+                .with_fix("start one with `godwit vmm`, or `godwit run --socket`"),
+            Self::Connection(error) => error.coded(),
+            Self::Refused(error) => error.clone(),
+            Self::Exited(_) => CodedError::from_error(ErrorCode::WrongState, self),
+            Self::WrongAnswer { .. } => CodedError::from_error(ErrorCode::PeerProtocol, self),
+        }
+    }
+}
+
+/// A client of a guest process.
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+    version: u16,
+}
+
+impl Client {
+    /// Connects and settles on a version.
+    ///
+    /// # Errors
+    /// Nobody listens, or no godwit does.
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket).map_err(|source| ClientError::Connect {
+            socket: socket.into(),
+            source,
+        })?;
+        Ok(Self::over(stream)?)
+    }
+
+    fn over(stream: UnixStream) -> Result<Self, ConnectionError> {
+        let mut connection = Connection::new(stream, RESPONSE_LIMITS)?;
+        connection.send_hello(VERSIONS)?;
+        let version = connection.receive_hello(VERSIONS)?;
+        Ok(Self {
+            connection,
+            version,
+        })
+    }
+
+    /// The version of the protocol that is spoken.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] and [`ClientError::Exited`] for those answers.
+    pub fn request(&mut self, request: &Request) -> Result<Response, ClientError> {
+        let frame = request
+            .to_frame(self.version)
+            .map_err(ConnectionError::from)?;
+        match self.connection.send(&frame) {
+            // Who ends hangs up after saying why: that is still to be read.
+            Ok(()) | Err(ConnectionError::Closed) => self.response(),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Builds a guest.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn create(&mut self, spec: &GuestSpec) -> Result<(), ClientError> {
+        self.done("create", &Request::Create(spec.clone()))
+    }
+
+    /// Builds a guest from a snapshot.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn restore(
+        &mut self,
+        dir: &str,
+        lazy: bool,
+        overrides: Overrides,
+    ) -> Result<(), ClientError> {
+        let dir = dir.into();
+        self.done(
+            "restore",
+            &Request::Restore {
+                dir,
+                lazy,
+                overrides,
+            },
+        )
+    }
+
+    /// Lets a new guest run.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn start(&mut self) -> Result<(), ClientError> {
+        self.done("start", &Request::Start)
+    }
+
+    /// Pauses a running guest.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn pause(&mut self) -> Result<(), ClientError> {
+        self.done("pause", &Request::Pause)
+    }
+
+    /// Lets a paused guest run.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn resume(&mut self) -> Result<(), ClientError> {
+        self.done("resume", &Request::Resume)
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn press_power_button(&mut self) -> Result<(), ClientError> {
+        self.done("power-button", &Request::PowerButton)
+    }
+
+    /// Resets the guest.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn reset(&mut self) -> Result<(), ClientError> {
+        self.done("reset", &Request::Reset)
+    }
+
+    /// The state of a paused guest, as records.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn save(&mut self) -> Result<Vec<u8>, ClientError> {
+        match self.request(&Request::Save)? {
+            Response::Saved(state) => Ok(state),
+            _ => Err(ClientError::WrongAnswer { request: "save" }),
+        }
+    }
+
+    /// Writes a snapshot to a new directory, by an absolute path.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn snapshot(&mut self, dir: &str) -> Result<SnapshotReport, ClientError> {
+        match self.request(&Request::Snapshot { dir: dir.into() })? {
+            Response::Snapshot(report) => Ok(report),
+            _ => Err(ClientError::WrongAnswer {
+                request: "snapshot",
+            }),
+        }
+    }
+
+    /// Counters.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn stats(&mut self) -> Result<GuestStats, ClientError> {
+        match self.request(&Request::Stats)? {
+            Response::Stats(stats) => Ok(stats),
+            _ => Err(ClientError::WrongAnswer { request: "stats" }),
+        }
+    }
+
+    /// Stops the guest and its process.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn stop(mut self) -> Result<ExitReason, ClientError> {
+        match self.request(&Request::Stop) {
+            Err(ClientError::Exited(reason)) => Ok(reason),
+            Err(error) => Err(error),
+            Ok(_) => Err(ClientError::WrongAnswer { request: "stop" }),
+        }
+    }
+
+    /// Waits for the guest's end.
+    ///
+    /// # Errors
+    /// The end does not come within `patience`, or the connection breaks.
+    pub fn wait_exit(mut self, patience: Duration) -> Result<ExitReason, ClientError> {
+        match self.receive(patience) {
+            Err(ClientError::Exited(reason)) => Ok(reason),
+            Err(error) => Err(error),
+            Ok(_) => Err(ClientError::WrongAnswer { request: "nothing" }),
+        }
+    }
+
+    /// Turns the stream into a console's: raw bytes both ways.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn attach_console(mut self, which: ConsoleKind) -> Result<ConsoleStream, ClientError> {
+        self.done("attach-console", &Request::AttachConsole { which })?;
+        let (stream, received) = self.connection.into_stream();
+        stream
+            .set_nonblocking(false)
+            .map_err(ConnectionError::from)?;
+        Ok(ConsoleStream { stream, received })
+    }
+
+    fn done(&mut self, name: &'static str, request: &Request) -> Result<(), ClientError> {
+        match self.request(request)? {
+            Response::Ok => Ok(()),
+            _ => Err(ClientError::WrongAnswer { request: name }),
+        }
+    }
+
+    fn response(&mut self) -> Result<Response, ClientError> {
+        self.receive(ANSWER_TIME)
+    }
+
+    fn receive(&mut self, patience: Duration) -> Result<Response, ClientError> {
+        let Received::Frame(frame) = self.connection.receive(None, Some(patience))? else {
+            return Err(ConnectionError::Closed.into());
+        };
+        match Response::from_frame(&frame).map_err(ConnectionError::from)? {
+            Response::Error(error) => Err(ClientError::Refused(error)),
+            Response::Exited(reason) => Err(ClientError::Exited(reason)),
+            response => Ok(response),
+        }
+    }
+}
+
+/// A console as raw bytes.
+#[derive(Debug)]
+pub struct ConsoleStream {
+    /// What the guest writes comes out of it, what is written to it goes to the guest.
+    pub stream: UnixStream,
+    /// The guest's first bytes, which came together with the answer.
+    pub received: Vec<u8>,
+}

@@ -1,0 +1,442 @@
+//! The one guest of this process, and what may be asked of it, by any number of threads.
+//!
+//! ```text
+//!            create, restore            power-off, crash, stop
+//!   Empty -------------------> Present -----------------------> Ended
+//!     ^            |                                              ^
+//!     '--- failed -'          stop, also while empty -------------'
+//! ```
+//!
+//! Whether the guest in it runs or is paused, the guest itself knows. One change happens at a time:
+//! whoever asks for another waits, so that nobody resumes a guest that is being written to disk. The
+//! end comes once and has one reason; it is told only after the guest is gone, with its locks on disks
+//! and taps. A request that is under way is let finish first, within bounds.
+
+use std::io::{self, PipeWriter};
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::guest::GuestSpec;
+use godwit_proto::process::{ConsoleKind, ExitReason, Request, Response, SnapshotReport};
+use godwit_vmm::devices::terminal::InputPump;
+use godwit_vmm::guest::{self, Guest, GuestError, GuestEvent, RestoreOptions};
+use godwit_vmm::vcpu::{Crash, CrashCause};
+
+use super::console::{Consoles, Ends};
+use crate::wait::Flag;
+
+/// How long the end waits for requests that are under way: as long as a large snapshot may take.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a machine treats its guest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MachineOptions {
+    /// A guest that resets itself has ended.
+    pub end_on_reset: bool,
+    /// Clients may attach to its consoles.
+    pub attachable: bool,
+}
+
+/// The one guest of this process.
+pub struct Machine {
+    inner: Mutex<Inner>,
+    /// Notified when a lease is given back.
+    returned: Condvar,
+    /// Held while the guest is changed.
+    change: Mutex<()>,
+    /// Raised when the end is complete.
+    ended: Flag,
+    options: MachineOptions,
+}
+
+struct Inner {
+    slot: Slot,
+    /// Uses of the guest that are under way.
+    leases: usize,
+}
+
+enum Slot {
+    Empty,
+    /// A request builds it.
+    Building,
+    Present(Present),
+    Ended(ExitReason),
+}
+
+#[derive(Clone)]
+struct Present {
+    guest: Arc<Guest>,
+    consoles: Arc<Consoles>,
+}
+
+impl Machine {
+    /// A machine without a guest.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn new(options: MachineOptions) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            inner: Mutex::new(Inner {
+                slot: Slot::Empty,
+                leases: 0,
+            }),
+            returned: Condvar::new(),
+            change: Mutex::new(()),
+            ended: Flag::new()?,
+            options,
+        }))
+    }
+
+    /// Builds a guest, ready to start.
+    ///
+    /// # Errors
+    /// What the VMM says, or that there is a guest already; nothing is left of it then.
+    pub fn create(self: &Arc<Self>, spec: &GuestSpec) -> Result<(), CodedError> {
+        self.build(|| {
+            let (ends, attachments) =
+                Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+            let guest = Guest::build(spec, attachments).map_err(|error| error.coded())?;
+            Ok((guest, ends))
+        })
+    }
+
+    /// Builds a guest from the snapshot in `dir`, ready to start.
+    ///
+    /// # Errors
+    /// As [`Machine::create`].
+    pub fn restore(
+        self: &Arc<Self>,
+        dir: &Path,
+        options: &RestoreOptions,
+    ) -> Result<(), CodedError> {
+        self.build(|| {
+            let spec = guest::snapshot_spec(dir, &options.overrides);
+            let spec = spec.map_err(|error| error.coded())?;
+            let (ends, attachments) =
+                Ends::open(&spec, self.options.attachable).map_err(|error| error.coded())?;
+            let guest = Guest::restore(dir, options, attachments);
+            Ok((guest.map_err(|error| error.coded())?, ends))
+        })
+    }
+
+    /// Lets a guest run that was created or restored and never ran here.
+    ///
+    /// # Errors
+    /// There is none, or what the VMM says.
+    pub fn start(&self) -> Result<(), CodedError> {
+        self.change(Guest::resume)
+    }
+
+    /// Writes a snapshot to `dir`, which must not exist.
+    ///
+    /// # Errors
+    /// There is no guest, or what the VMM says; nothing is left at `dir` then.
+    pub fn snapshot(&self, dir: &Path) -> Result<SnapshotReport, CodedError> {
+        self.change(|guest| guest.snapshot(dir))
+    }
+
+    /// Serves a request, [`Request::AttachConsole`] excepted: that one needs the stream.
+    pub fn serve(self: &Arc<Self>, request: Request) -> Response {
+        let served = match request {
+            Request::Create(spec) => self.create(&spec),
+            Request::Restore {
+                dir,
+                lazy,
+                overrides,
+            } => self.restore(Path::new(&dir), &RestoreOptions { lazy, overrides }),
+            Request::Start | Request::Resume => self.start(),
+            Request::Pause => self.change(Guest::pause),
+            Request::Reset => self.change(Guest::reset),
+            Request::PowerButton => self.with_guest(Guest::press_power_button),
+            Request::Save => return respond(self.change(Guest::save), Response::Saved),
+            Request::Snapshot { dir } => {
+                return respond(self.snapshot(Path::new(&dir)), Response::Snapshot);
+            }
+            Request::Stats => {
+                return respond(self.with_guest(|guest| Ok(guest.stats())), Response::Stats);
+            }
+            Request::Stop => return Response::Exited(self.end(ExitReason::Stopped)),
+            Request::AttachConsole { .. } => Err(CodedError::new(
+                ErrorCode::WrongState,
+                "a console is attached to a stream",
+            )),
+        };
+        respond(served, |()| Response::Ok)
+    }
+
+    /// Whether a client could attach to a console.
+    ///
+    /// # Errors
+    /// There is no guest, or it has no such console.
+    pub fn can_attach(&self, which: ConsoleKind) -> Result<(), CodedError> {
+        self.lease()?.present().consoles.can_attach(which)
+    }
+
+    /// Connects `stream` with a console of the guest, for as long as it stays open.
+    ///
+    /// # Errors
+    /// As [`Machine::can_attach`].
+    pub fn attach(&self, which: ConsoleKind, stream: UnixStream) -> Result<(), CodedError> {
+        self.lease()?.present().consoles.attach(which, stream)
+    }
+
+    /// The way for input to the console that is on stdio; `None` when none is.
+    ///
+    /// # Errors
+    /// There is no guest, or no thread or pipe to be had.
+    pub fn stdin(&self) -> Result<Option<(PipeWriter, InputPump)>, CodedError> {
+        let stdin = self.lease()?.present().consoles.stdin();
+        stdin.map_err(|error| {
+            CodedError::new(ErrorCode::Console, "cannot carry input to the guest")
+                .with_fix(error.to_string())
+        })
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// There is no guest, or what the VMM says.
+    pub fn press_power_button(&self) -> Result<(), CodedError> {
+        self.with_guest(Guest::press_power_button)
+    }
+
+    /// Resets the guest, which then runs.
+    ///
+    /// # Errors
+    /// There is no guest, or what the VMM says.
+    pub fn reset(&self) -> Result<(), CodedError> {
+        self.change(Guest::reset)
+    }
+
+    /// Ends the guest for `reason`, or for the reason it has ended for already, which is returned.
+    /// Afterwards nothing of it is left in this process.
+    pub fn end(&self, reason: ExitReason) -> ExitReason {
+        let mut inner = self.inner();
+        if let Slot::Ended(reason) = &inner.slot {
+            return reason.clone();
+        }
+        let before = std::mem::replace(&mut inner.slot, Slot::Ended(reason.clone()));
+        drop(inner);
+        if let Slot::Present(present) = before {
+            present.consoles.leave();
+            present.guest.interrupt();
+            let (inner, late) = self
+                .returned
+                .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)
+                .unwrap_or_else(PoisonError::into_inner);
+            if late.timed_out() {
+                tracing::warn!(requests = inner.leases, "the guest ends under requests");
+            }
+        }
+        self.ended.raise();
+        reason
+    }
+
+    /// Why the guest ended; `None` while it has not. May be known before the end is complete.
+    #[must_use]
+    pub fn exit_reason(&self) -> Option<ExitReason> {
+        match &self.inner().slot {
+            Slot::Ended(reason) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
+    /// Readable once the end is complete.
+    #[must_use]
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+
+    /// Whether there is no guest, nor was one, nor is one being built.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self.inner().slot, Slot::Empty)
+    }
+
+    fn build(
+        self: &Arc<Self>,
+        build: impl FnOnce() -> Result<(Guest, Ends), CodedError>,
+    ) -> Result<(), CodedError> {
+        {
+            let mut inner = self.inner();
+            if !matches!(inner.slot, Slot::Empty) {
+                let message = "this process has, or had, a guest already";
+                return Err(CodedError::new(ErrorCode::WrongState, message)
+                    .with_fix("use one guest process per guest"));
+            }
+            inner.slot = Slot::Building;
+        }
+        let built = build().and_then(|(guest, ends)| {
+            let consoles = ends.connect(&guest).map_err(|error| error.coded())?;
+            Ok(Present {
+                guest: Arc::new(guest),
+                consoles: Arc::new(consoles),
+            })
+        });
+        let placed = self.place(built);
+        placed.and_then(|()| self.watch())
+    }
+
+    /// Puts what was built in its place, unless the machine was stopped meanwhile.
+    fn place(&self, built: Result<Present, CodedError>) -> Result<(), CodedError> {
+        let mut inner = self.inner();
+        if !matches!(inner.slot, Slot::Building) {
+            drop(inner);
+            return built.and(Err(CodedError::new(
+                ErrorCode::WrongState,
+                "the guest was stopped while it was built",
+            )));
+        }
+        let (slot, placed) = match built {
+            Ok(present) => (Slot::Present(present), Ok(())),
+            Err(error) => (Slot::Empty, Err(error)),
+        };
+        inner.slot = slot;
+        placed
+    }
+
+    /// Starts the thread that learns how the guest ends.
+    fn watch(self: &Arc<Self>) -> Result<(), CodedError> {
+        let machine = self.clone();
+        let watcher = thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || machine.watch_guest());
+        watcher.map(drop).map_err(|error| {
+            let error = CodedError::from_error(ErrorCode::Other, &error);
+            self.end(ExitReason::Failed(error.clone()));
+            error
+        })
+    }
+
+    fn watch_guest(self: Arc<Self>) {
+        // Without a lease the guest has ended already.
+        let Ok(lease) = self.lease() else { return };
+        let reason = loop {
+            match lease.wait(None) {
+                None if self.exit_reason().is_some() => return,
+                None => {}
+                Some(GuestEvent::Reset) if !self.options.end_on_reset => {
+                    if let Err(error) = self.reset() {
+                        break ExitReason::Failed(error);
+                    }
+                }
+                Some(event) => {
+                    if let GuestEvent::MemoryLost { .. } = event {
+                        // A thread may wait for that memory for ever; nobody may wait for the thread.
+                        std::mem::forget(lease.present().clone());
+                    }
+                    break exit_reason(event);
+                }
+            }
+        };
+        drop(lease);
+        self.end(reason);
+    }
+
+    /// Does what changes the guest, one at a time.
+    fn change<T>(
+        &self,
+        action: impl FnOnce(&Guest) -> Result<T, GuestError>,
+    ) -> Result<T, CodedError> {
+        let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_guest(action)
+    }
+
+    fn with_guest<T>(
+        &self,
+        action: impl FnOnce(&Guest) -> Result<T, GuestError>,
+    ) -> Result<T, CodedError> {
+        action(&*self.lease()?).map_err(|error| error.coded())
+    }
+
+    /// The guest, for as long as the lease is held.
+    fn lease(&self) -> Result<Lease<'_>, CodedError> {
+        let mut inner = self.inner();
+        let (message, fix) = match &inner.slot {
+            Slot::Present(present) => {
+                let present = Some(present.clone());
+                inner.leases += 1;
+                return Ok(Lease {
+                    machine: self,
+                    present,
+                });
+            }
+            Slot::Empty => ("there is no guest yet", "create or restore one first"),
+            Slot::Building => ("the guest is not built yet", "wait for the answer"),
+            Slot::Ended(_) => ("the guest has ended", "start another guest process"),
+        };
+        Err(CodedError::new(ErrorCode::WrongState, message).with_fix(fix))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A use of the guest, which the end waits for.
+struct Lease<'machine> {
+    machine: &'machine Machine,
+    /// `None` only while it is dropped.
+    present: Option<Present>,
+}
+
+impl Lease<'_> {
+    fn present(&self) -> &Present {
+        self.present.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Deref for Lease<'_> {
+    type Target = Guest;
+
+    fn deref(&self) -> &Guest {
+        &self.present().guest
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        // First the guest, then the word that it is given back.
+        self.present = None;
+        self.machine.inner().leases -= 1;
+        self.machine.returned.notify_all();
+    }
+}
+
+fn respond<T>(result: Result<T, CodedError>, response: impl FnOnce(T) -> Response) -> Response {
+    result.map_or_else(Response::Error, response)
+}
+
+fn exit_reason(event: GuestEvent) -> ExitReason {
+    match event {
+        GuestEvent::PowerOff => ExitReason::PowerOff,
+        GuestEvent::Reset => ExitReason::Reset,
+        GuestEvent::MemoryLost { cause } => ExitReason::Failed(
+            CodedError::new(
+                ErrorCode::SnapshotInvalid,
+                format!("the guest's memory could not be restored: {cause}"),
+            )
+            .with_fix("restore another snapshot"),
+        ),
+        GuestEvent::Crashed(Crash {
+            cause: CrashCause::TripleFault,
+            vcpu,
+            registers,
+        }) => ExitReason::TripleFault { vcpu, registers },
+        GuestEvent::Crashed(Crash {
+            cause,
+            vcpu,
+            registers,
+        }) => ExitReason::KvmError {
+            vcpu,
+            message: cause.to_string(),
+            registers,
+        },
+    }
+}
