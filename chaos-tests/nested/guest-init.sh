@@ -26,7 +26,7 @@ disk=/dev/vda
 # Kernel messages of level error and worse, and anything that smells of a bug.
 report() {
     dmesg -r | grep -E '^<[0-3]>' | sed 's/^/L2-KERNEL-ERROR /'
-    dmesg | grep -E 'BUG:|Oops|WARNING:|Call Trace|soft lockup|rcu.*stall' |
+    dmesg | grep -E 'BUG:|Oops|WARNING: CPU|Call Trace|soft lockup|rcu.*stall' |
         sed 's/^/L2-KERNEL-BUG /'
     echo "L2-KERNEL-CHECKED"
 }
@@ -71,10 +71,11 @@ net_io() {
     want=$(sum </tmp/upload)
     there=$(nc -w 30 "$peer" 7001 </tmp/upload | cut -d' ' -f1)
     [ "$want" = "$there" ] || echo "L2-FAILED upload $want arrived as $there"
-    want=$(wget -q -T 30 -O - "http://$peer:7002/blob.md5")
-    here=$(wget -q -T 30 -O - "http://$peer:7002/blob" | sum)
+    # Not `wget -T`: it crashes in this busybox.
+    want=$(timeout 30 wget -O - "http://$peer:7002/blob.md5" 2>/tmp/wget)
+    here=$(timeout 30 wget -O - "http://$peer:7002/blob" 2>>/tmp/wget | sum)
     [ -n "$want" ] && [ "$want" = "$here" ] ||
-        echo "L2-FAILED download $want arrived as $here"
+        echo "L2-FAILED download $want arrived as $here: $(tr '\n' ' ' </tmp/wget)"
     echo "L2-NET checked"
 }
 

@@ -14,6 +14,7 @@ use super::modules::{ModuleTree, ModulesError};
 const HOST_INIT: &str = include_str!("../../nested/host-init.sh");
 const BACKGROUND: &str = include_str!("../../nested/background.sh");
 const QEMU: &str = include_str!("../../nested/qemu.sh");
+const QEMU_SNAPSHOT: &str = include_str!("../../nested/qemu-snapshot.sh");
 const GUEST_INIT: &str = include_str!("../../nested/guest-init.sh");
 
 /// What the host needs: its own devices, KVM, and links for guests.
@@ -188,6 +189,8 @@ impl Image {
 
     fn qemu(&mut self, assets: &Assets) -> Result<(), ImageError> {
         self.cpio.file("bin/qemu", 0o755, QEMU.as_bytes())?;
+        self.cpio
+            .file("bin/qemu-snapshot", 0o755, QEMU_SNAPSHOT.as_bytes())?;
         self.copy(&assets.qemu_program(), "/opt/qemu/qemu-system-x86_64")?;
         self.copy(&assets.loader(), "/opt/qemu/ld-linux-x86-64.so.2")?;
         for library in assets.qemu_libraries().map_err(ImageError::Qemu)? {

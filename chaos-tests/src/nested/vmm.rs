@@ -232,13 +232,7 @@ impl Guest<'_> {
                 self.console.type_text(QUIT_KEYS)?;
             }
             Vmm::Qemu => {
-                // The first command opens the monitor, the second one finds the
-                // state written: QEMU's `migrate` returns when it is done.
-                let monitor = self.spec.monitor();
-                let command = format!(
-                    "mkdir {folder} && cat {monitor}.out >{folder}/monitor & \
-                     printf 'stop\\nmigrate file:{folder}/state\\nquit\\n' >{monitor}.in; wait"
-                );
+                let command = format!("qemu-snapshot {} {folder}", self.spec.monitor());
                 self.host.check(&command, SNAPSHOT)?;
             }
         }
