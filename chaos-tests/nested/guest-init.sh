@@ -79,9 +79,16 @@ net_io() {
     echo "L2-NET checked"
 }
 
+# The kernel's generator draws from the device, so reading proves that it answers.
+rng_io() {
+    bytes=$(timeout 20 dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c)
+    [ "$bytes" = 16 ] || echo "L2-FAILED $bytes bytes from the random device"
+}
+
 work_io() {
     disk_io
     net_io
+    rng_io
     finish
 }
 
@@ -106,25 +113,36 @@ work_reboot() {
 work_counter() {
     cpus=$(nproc)
     dd if=/dev/urandom of=/tmp/memory bs=64k count=16 2>/dev/null
-    want=$(sum </tmp/memory)
+    memory_sum=$(sum </tmp/memory)
+    while read -r typed; do
+        echo "$typed" >/tmp/typed.new
+        mv /tmp/typed.new /tmp/typed
+    done </dev/console &
     count=0
     while :; do
         count=$((count + 1))
         cpu=$((count % cpus))
         memory=ok
-        [ "$(taskset -c $cpu md5sum </tmp/memory | cut -d' ' -f1)" = "$want" ] || memory=WRONG
+        now=$(taskset -c $cpu md5sum </tmp/memory | cut -d' ' -f1)
+        [ "$now" = "$memory_sum" ] || memory=WRONG
         up=$(taskset -c $cpu cat /proc/uptime | cut -d' ' -f1)
         echo "L2-COUNT $count uptime=$up wall=$(date +%s) cpu=$cpu memory=$memory"
-        command=
-        read -r -t 0.2 command
-        case $command in
-        io) disk_io; net_io ;;
-        poweroff) finish ;;
-        esac
+        if [ -f /tmp/typed ]; then
+            typed=$(cat /tmp/typed)
+            rm /tmp/typed
+            case $typed in
+            io) disk_io; net_io ;;
+            poweroff) finish ;;
+            esac
+        fi
+        sleep 0.2
     done
 }
 
 echo "L2-READY cpus=$(nproc) uptime=$(seconds) kernel=$(uname -r)"
+echo "L2-DEVICES $(for device in /sys/bus/virtio/devices/*/driver; do
+    basename "$(readlink "$device")"
+done | tr '\n' ' ')"
 case $work in
 io) work_io ;;
 shell) work_shell ;;

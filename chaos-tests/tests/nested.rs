@@ -11,6 +11,7 @@
 //! - `GODWIT_NESTED_ONLY`: run only the steps whose name contains this.
 
 use std::error::Error;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -29,9 +30,8 @@ const BUILD: Duration = Duration::from_secs(1800);
 type StepResult<T = ()> = Result<T, Box<dyn Error>>;
 type Step = fn(&Host, Vmm, u32) -> StepResult;
 
-const STEPS: [(&str, Step); 5] = [
-    ("reaches userspace and powers off", powers_off),
-    ("does disk and network I/O", does_io),
+const STEPS: [(&str, Step); 4] = [
+    ("does disk and network I/O and powers off", does_io),
     ("answers a shell on its console", answers_a_shell),
     ("reboots inside the same process", reboots),
     ("goes on after snapshot and restore", survives_a_snapshot),
@@ -55,8 +55,8 @@ fn a_stock_debian_guest_runs_reboots_and_survives_a_snapshot_with_one_and_two_cp
         Vmm::Godwit => {
             let godwit = godwit_binary();
             // GUARD: to be removed once `godwit run` exists.
-            if let Err(reason) = has_run_command(&godwit) {
-                return println!("SKIPPED nested: godwit cannot run guests yet: {reason}");
+            if !has_run_command(&godwit) {
+                return say("SKIPPED nested: this godwit has no `run --kernel` yet");
             }
             spec.content.programs.push(Carried {
                 from: godwit,
@@ -66,9 +66,9 @@ fn a_stock_debian_guest_runs_reboots_and_survives_a_snapshot_with_one_and_two_cp
     }
     let started = Instant::now();
     let host = Host::boot(&assets, &spec).unwrap_or_else(|error| panic!("{}", chain(&error)));
-    println!("nested: host up in {:?}", host.boot_time());
+    say(&format!("nested: host up in {:?}", host.boot_time()));
     let failures = run_steps(&host, vmm);
-    println!("nested: all steps in {:?}", started.elapsed());
+    say(&format!("nested: all steps in {:?}", started.elapsed()));
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
@@ -92,22 +92,16 @@ fn run_steps(host: &Host, vmm: Vmm) -> Vec<String> {
             let started = Instant::now();
             let result = step(host, vmm, cpus);
             let took = started.elapsed().as_secs_f64();
-            println!(
+            say(&format!(
                 "nested: {vmm} guest with {cpus} CPUs {name}: {} ({took:.1} s)",
                 if result.is_ok() { "ok" } else { "FAILED" }
-            );
+            ));
             if let Err(error) = result {
                 failures.push(format!("{cpus} CPUs, {name}: {}", chain(&*error)));
             }
         }
     }
     failures
-}
-
-fn powers_off(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
-    let spec = GuestSpec::new("off", cpus, Work::PowerOff);
-    let mut guest = start(host, vmm, &spec)?;
-    ends_well(&mut guest)
 }
 
 fn does_io(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
@@ -196,9 +190,14 @@ fn start<'host>(host: &'host Host, vmm: Vmm, spec: &GuestSpec) -> StepResult<Gue
     vmm::prepare(host, spec)?;
     let mut guest = vmm.start(host, spec)?;
     let ready = guest.console.await_line("L2-READY", BOOT)?;
-    ensure(ready.contains(&format!("cpus={} ", spec.cpus)), || {
-        format!("wanted {} CPUs: {ready}", spec.cpus)
-    })?;
+    let cpus = format!("cpus={} ", spec.cpus);
+    ensure(ready.contains(&cpus), || format!("wanted {cpus}: {ready}"))?;
+    let devices = guest.console.await_line("L2-DEVICES", STEP)?;
+    for driver in ["virtio_blk", "virtio_net", "virtio_rng"] {
+        ensure(devices.contains(driver), || {
+            format!("no device has the driver {driver}: {devices}")
+        })?;
+    }
     Ok(guest)
 }
 
@@ -305,14 +304,20 @@ fn godwit_binary() -> PathBuf {
         .expect("cargo names the program that it built")
 }
 
-fn has_run_command(godwit: &Path) -> Result<(), external::ExternalError> {
-    external::run(Command::new(godwit).args(["run", "--help"]), QUERY).map(|_| ())
+fn has_run_command(godwit: &Path) -> bool {
+    external::run(Command::new(godwit).args(["run", "--help"]), QUERY)
+        .is_ok_and(|help| help.contains("--kernel"))
+}
+
+/// Also seen when the test passes: the test harness keeps only `println!` back.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn skipped(reason: &str) {
     let required = std::env::var("GODWIT_NESTED").is_ok_and(|value| value == "required");
     assert!(!required, "nested tests are required here: {reason}");
-    println!("SKIPPED nested: {reason}");
+    say(&format!("SKIPPED nested: {reason}"));
 }
 
 /// An error and its causes in one line.

@@ -83,7 +83,7 @@ impl Assets {
         let nested = nested_folder()?;
         let folder = nested.join(format!("assets-v{VERSION}"));
         if !folder.exists() {
-            let _lock = lock(&nested.join("lock"))?;
+            let _lock = lock(&nested)?;
             if !folder.exists() {
                 fill(&nested, &folder)?;
             }
@@ -195,12 +195,14 @@ pub fn nested_folder() -> Result<PathBuf, AssetsError> {
     Ok(nested)
 }
 
-fn lock(path: &Path) -> Result<File, AssetsError> {
+/// Waits to be the only one who changes the folder `nested`; held until dropped.
+pub(super) fn lock(nested: &Path) -> Result<File, AssetsError> {
+    let path = nested.join("lock");
     let folder = |source| AssetsError::Folder {
-        path: path.to_owned(),
+        path: path.clone(),
         source,
     };
-    let file = File::create(path).map_err(folder)?;
+    let file = File::create(&path).map_err(folder)?;
     let deadline = Instant::now() + LOCK_LIMIT;
     while Instant::now() < deadline {
         match file.try_lock() {
@@ -209,7 +211,7 @@ fn lock(path: &Path) -> Result<File, AssetsError> {
             Err(TryLockError::Error(source)) => return Err(folder(source)),
         }
     }
-    Err(AssetsError::Locked(path.to_owned()))
+    Err(AssetsError::Locked(path))
 }
 
 /// Fetches into a folder beside `folder` and renames it when all is there.
