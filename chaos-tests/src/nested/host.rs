@@ -99,6 +99,19 @@ pub enum HostError {
     },
 }
 
+impl HostError {
+    /// Whether the machine itself is gone, so that whatever ran in it may be
+    /// tried once more on another one. The emulator now and then loses a timer
+    /// interrupt, and then the machine stands still.
+    #[must_use]
+    pub fn is_host_lost(&self) -> bool {
+        matches!(
+            self,
+            Self::Ended(_) | Self::Silent { .. } | Self::Protocol(_) | Self::Lost
+        )
+    }
+}
+
 /// The machine to boot.
 #[derive(Debug, Clone)]
 pub struct HostSpec {
@@ -164,9 +177,7 @@ impl Host {
         let mut attempt = 1;
         loop {
             match Self::boot_once(assets, spec) {
-                Err(error @ (HostError::Ended(_) | HostError::Silent { .. }))
-                    if attempt < BOOT_ATTEMPTS =>
-                {
+                Err(error) if error.is_host_lost() && attempt < BOOT_ATTEMPTS => {
                     eprintln!("nested: boot attempt {attempt} failed: {error}; trying again");
                     attempt += 1;
                 }
