@@ -16,6 +16,31 @@
 //! there with its console at hand; [`Vmm`] knows how to start a [`GuestSpec`]
 //! under Godwit or, for comparison, under QEMU.
 //!
+//! Both VMMs in one host, for a comparison within the same minute:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use godwit_chaos_tests::nested::*;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut spec = HostSpec::new("compare");
+//! spec.content.qemu = true;
+//! spec.content.programs.push(Carried {
+//!     from: "target/release/godwit".into(),
+//!     to: vmm::GODWIT.to_owned(),
+//! });
+//! let host = Host::boot(&Assets::fetch()?, &spec)?;
+//! for vmm in [Vmm::Godwit, Vmm::Qemu] {
+//!     let guest = GuestSpec::new("shell", 2, Work::Shell);
+//!     vmm::prepare(&host, &guest)?;
+//!     let mut guest = vmm.start(&host, &guest)?;
+//!     guest.console.await_line("L2-SHELL", Duration::from_secs(60))?;
+//!     guest.console.type_text("dd if=/dev/vda of=/dev/null bs=1M iflag=direct\n")?;
+//!     guest.console.await_line("bytes", Duration::from_secs(60))?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! It asserts correctness, never speed: everything here is an order of magnitude
 //! slower than hardware. It needs no privilege and no network but the download.
 
