@@ -119,7 +119,7 @@ impl Apt {
     }
 
     /// `package` from the backports and everything it depends on, as
-    /// `name=version` words for [`Apt::download`].
+    /// `name=version` words for [`Apt::unpack`].
     ///
     /// # Errors
     /// When apt finds no complete set.

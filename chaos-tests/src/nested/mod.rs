@@ -48,6 +48,7 @@ pub mod apt;
 pub mod assets;
 pub mod cpio;
 pub mod external;
+mod files;
 pub mod host;
 pub mod image;
 pub mod libraries;
