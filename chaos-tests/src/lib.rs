@@ -1,1 +1,3 @@
 //! End-to-end tests, fault injection and benchmarks. Nothing here ships to users.
+
+pub mod nested;
