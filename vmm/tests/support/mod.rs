@@ -160,6 +160,7 @@ fn attachments(dirty_tracking: DirtyTracking) -> (Attachments, Receiver<String>)
         Attachments {
             serial,
             dirty_tracking,
+            ..Attachments::default()
         },
         lines,
     )
