@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use godwit_proto::state::vcpu::VcpuState;
 use vmm_sys_util::errno::Error as Errno;
-use vmm_sys_util::signal::Killable;
+use vmm_sys_util::signal::{Killable, SIGRTMIN};
 
 use super::exit::{self, Crash, CrashCause, Next, VcpuEvent};
 use crate::boot::BootRegisters;
@@ -214,7 +214,7 @@ impl VcpuHandle {
     fn kick(&self) {
         self.kicker.raise();
         if let Some(thread) = &self.thread
-            && let Err(error) = thread.kill(KICK_SIGNAL)
+            && let Err(error) = thread.kill(SIGRTMIN() + KICK_SIGNAL)
         {
             // The thread has ended; then there is nobody to interrupt.
             tracing::debug!(vcpu = self.index, %error, "kick not delivered");

@@ -3,6 +3,7 @@
 use kvm_ioctls::VcpuExit;
 
 use super::*;
+use crate::cpu::{self, CpuProfile};
 use crate::kvm::Hypervisor;
 use crate::memory::{GuestRam, HugePages};
 
@@ -32,8 +33,11 @@ fn first_words(hypervisor: &Hypervisor, kernel: &[u8]) -> Vec<u8> {
     vm.create_irqchip().unwrap();
     ram.attach(&vm).unwrap();
     let (mut vcpu, _kicker) = vm.create_vcpu(0).unwrap();
-    vcpu.set_cpuid(hypervisor.supported_cpuid().unwrap().as_slice())
+    let host = hypervisor.host_cpu().unwrap();
+    let cpu = CpuProfile::Host
+        .apply(&host, 1, cpu::Options::default())
         .unwrap();
+    vcpu.set_cpuid(&cpu.for_vcpu(0)).unwrap();
     let (general, special) = entry.registers().to_kvm(vcpu.sregs().unwrap());
     vcpu.set_registers(&general, &special).unwrap();
     match vcpu.run().unwrap() {
