@@ -8,12 +8,14 @@ use godwit_proto::guest::{self as spec, GuestSpec, Kernel};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::boot::{BootError, Cmdline};
-use crate::cpu::{CpuError, CpuProfile, MAX_VCPUS};
+use crate::cpu::{CpuError, CpuProfile};
 use crate::devices::virtio::block::{BlockConfig, CacheMode, ID_BYTES};
 use crate::devices::virtio::net::{MAX_QUEUE_PAIRS, NetConfig};
 use crate::memory::ram::{MAX_BYTES, MIN_BYTES};
 use crate::memory::{HugePages, MemoryError};
 
+/// Most vCPUs of a guest.
+pub const MAX_VCPUS: u32 = 64;
 /// Longest name of a guest, bytes.
 pub const MAX_NAME_BYTES: usize = 63;
 /// PCI slots for devices; slot 0 is the host bridge.

@@ -1,5 +1,7 @@
 //! The dirty log misses nothing: a copy kept up by it equals the guest's memory.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
 mod support;
 
 use std::fs::File;
@@ -11,7 +13,7 @@ use godwit_proto::guest::{DiskSpec, GuestSpec, HugePages};
 use godwit_vmm::guest::DirtyTracking;
 use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::{DirtyPages, GuestRam};
-use support::{Running, field, has_kvm, spec};
+use support::{Running, has_kvm, spec};
 
 const PAGE: u64 = 4096;
 
@@ -71,7 +73,7 @@ fn assert_the_log_is_complete(spec: &GuestSpec, tracking: DirtyTracking) {
     }
     guest.guest.resume().unwrap();
     guest.drain();
-    assert_eq!(field(&guest.line("check id="), "wrong"), 0);
+    assert_eq!(guest.report("check id=", "wrong"), 0);
 }
 
 fn busy() -> GuestSpec {

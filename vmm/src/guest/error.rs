@@ -138,8 +138,11 @@ pub enum GuestError {
     #[error("cannot clear guest memory for a reset")]
     Clear(#[source] io::Error),
     /// The memory of a lazily restored guest is damaged or gone.
-    #[error("the memory of this guest could not be restored; it cannot be used any more")]
-    MemoryLost,
+    #[error("the memory of this guest could not be restored: {cause}")]
+    MemoryLost {
+        /// What is wrong.
+        cause: String,
+    },
 }
 
 impl GuestError {
@@ -170,7 +173,7 @@ impl GuestError {
             | Self::Image(_)
             | Self::NoSuchDevice { .. }
             | Self::SnapshotRead { .. }
-            | Self::MemoryLost => ErrorCode::SnapshotInvalid,
+            | Self::MemoryLost { .. } => ErrorCode::SnapshotInvalid,
             Self::Lazy(_) => ErrorCode::Memory,
             Self::Acpi(_)
             | Self::Interrupt(_)

@@ -202,12 +202,16 @@ impl Machine {
         self.shared.yield_requested.store(false, Ordering::Release);
         self.ram.clear().map_err(GuestError::Clear)?;
         self.vm.restore_irqchip(&self.power_on.irqchip)?;
-        self.restore_vcpus(self.power_on.vcpus.clone())?;
+        self.restore_vcpus(self.power_on.vcpus.clone(), &|| false)?;
         self.boot()
     }
 
-    /// Gives each vCPU a state, all at the same time.
-    pub(super) fn restore_vcpus(&self, states: Vec<VcpuState>) -> Result<(), GuestError> {
+    /// Gives each vCPU a state, all at the same time. Gives up when `hopeless` says so.
+    pub(super) fn restore_vcpus(
+        &self,
+        states: Vec<VcpuState>,
+        hopeless: &dyn Fn() -> bool,
+    ) -> Result<(), GuestError> {
         let answers: Vec<_> = self
             .vcpus
             .iter()
@@ -215,7 +219,7 @@ impl Machine {
             .map(|(vcpu, state)| vcpu.restore(state))
             .collect::<Result<_, _>>()?;
         for answer in answers {
-            answer.wait_done()?;
+            answer.wait_done_unless(hopeless)?;
         }
         Ok(())
     }

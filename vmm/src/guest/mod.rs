@@ -158,6 +158,7 @@ impl Guest {
             other => return Err(wrong_state("resume", other)),
         }
         self.machine.power.resume()?;
+        self.machine.serial.resume();
         self.machine.pci.resume_all();
         for vcpu in &self.machine.vcpus {
             vcpu.run()?;
@@ -192,6 +193,7 @@ impl Guest {
         for answer in answers {
             answer.wait()?;
         }
+        self.machine.serial.pause();
         self.machine.pci.quiesce_all();
         *phase = Phase::Paused;
         Ok(())
@@ -211,7 +213,7 @@ impl Guest {
                 Phase::Lost => return Err(wrong_state("reset", *phase)),
             }
             // What has not been read from a snapshot is not needed any more.
-            drop(self.take_lazy());
+            drop(self.lazy().take());
             self.machine.reset()?;
             self.inbox.clear();
             *phase = Phase::Created;
@@ -321,11 +323,8 @@ impl Guest {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_lazy(&self) -> Option<LazyFill> {
-        self.lazy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    fn lazy(&self) -> MutexGuard<'_, Option<LazyFill>> {
+        self.lazy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -343,7 +342,7 @@ impl Drop for Guest {
         for vcpu in &self.machine.vcpus {
             vcpu.request_exit();
         }
-        drop(self.take_lazy());
+        drop(self.lazy().take());
         self.machine.vcpus.clear();
         self.machine.pci.quiesce_all();
     }

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use godwit_proto::guest::GuestSpec;
 use godwit_proto::process::Overrides;
@@ -15,7 +17,7 @@ use godwit_proto::state::serial::SerialState;
 use godwit_proto::state::vcpu::VcpuState;
 
 use super::error::GuestError;
-use super::event::Signal;
+use super::event::{GuestEvent, Signal};
 use super::snapshot::{self, MEMORY_FILE};
 use super::{Attachments, Guest, Phase, RestoreOptions};
 use crate::memory::image;
@@ -130,18 +132,36 @@ pub(super) fn restore(
         let fill = LazyFill::start(&machine.ram, source, move |failure| {
             signals.send(Signal::Memory(failure));
         })?;
-        *guest.lazy.lock().expect("nobody else has the guest yet") = Some(fill);
+        *guest.lazy() = Some(fill);
     } else {
         image::read(&machine.ram, &file, &saved.memory)?;
     }
     machine.vm.restore_irqchip(&saved.irqchip)?;
     machine.vm.restore_clock(&saved.clock)?;
-    machine.restore_vcpus(saved.vcpus)?;
+    restore_vcpus(&guest, saved.vcpus)?;
     machine.serial.restore(&saved.serial)?;
     machine.power.restore(&saved.power)?;
     machine.pci.restore(&saved.pci_root, &saved.pci_devices)?;
     *guest.phase() = Phase::Paused;
     Ok(guest)
+}
+
+/// Restoring a vCPU touches guest memory (kvmclock's page, for one), which may be damaged.
+fn restore_vcpus(guest: &Guest, states: Vec<VcpuState>) -> Result<(), GuestError> {
+    let progress = guest.lazy().as_ref().map(|fill| fill.progress().clone());
+    let hopeless = || {
+        progress
+            .as_ref()
+            .is_some_and(|p| p.failed.load(Ordering::Acquire))
+    };
+    let result = guest.machine.restore_vcpus(states, &hopeless);
+    match result
+        .is_err()
+        .then(|| guest.inbox.wait(Some(Instant::now())))
+    {
+        Some(Some(GuestEvent::MemoryLost { cause })) => Err(GuestError::MemoryLost { cause }),
+        _ => result,
+    }
 }
 
 /// A file that is cut short is told before anything is built.

@@ -60,8 +60,11 @@ pub(super) fn take(guest: &Guest, dir: &Path) -> Result<SnapshotReport, GuestErr
 
 /// A lazily restored guest first needs the rest of its memory.
 fn complete_memory(guest: &Guest) -> Result<(), GuestError> {
-    match guest.take_lazy().map(LazyFill::finish) {
-        Some(false) => Err(GuestError::MemoryLost),
+    match guest.lazy().take().map(LazyFill::finish) {
+        Some(false) => {
+            let cause = "reading the rest of the snapshot it was restored from failed".into();
+            Err(GuestError::MemoryLost { cause })
+        }
         Some(true) | None => Ok(()),
     }
 }

@@ -112,6 +112,8 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// All content is in, or holds only zeros; the source is not needed any more.
     pub complete: AtomicBool,
+    /// A failure has been reported; some of the content will never be in.
+    pub failed: AtomicBool,
 }
 
 /// A fill in progress. Dropping it stops the thread; memory that is not in yet is then zero, so the
@@ -247,7 +249,7 @@ impl Filler {
             }
             Ok(false) => self.release(),
             Err(failure) => {
-                tracing::error!(%failure, "guest memory cannot be restored");
+                self.progress.failed.store(true, Ordering::Release);
                 on_failure(failure);
                 // Keep the faults of whoever waits unanswered until the guest is gone.
                 self.wait_for_stop();

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use crate::memory::DirtyLog;
 /// How long a vCPU may take to answer. The kernel leaves a guest within microseconds of a signal;
 /// a page fault on lazily restored memory is the slowest thing in between.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a wait looks whether it still makes sense.
+const HOPE_CHECK: Duration = Duration::from_millis(50);
 
 /// Why a vCPU did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -246,12 +248,24 @@ impl<T> Answer<T> {
     /// # Errors
     /// [`VcpuError::NoAnswer`].
     pub fn wait(self) -> Result<T, VcpuError> {
-        self.answer
-            .recv_timeout(ANSWER_TIMEOUT)
-            .map_err(|_| VcpuError::NoAnswer {
-                index: self.index,
-                request: self.request,
-            })
+        self.wait_unless(&|| false)
+    }
+
+    /// Waits for it as long as `hopeless` says no.
+    fn wait_unless(self, hopeless: &dyn Fn() -> bool) -> Result<T, VcpuError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            match self.answer.recv_timeout(HOPE_CHECK) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline && !hopeless() => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(VcpuError::NoAnswer {
+                        index: self.index,
+                        request: self.request,
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -261,12 +275,22 @@ impl<T> Answer<Result<T, KvmError>> {
     /// # Errors
     /// [`VcpuError`].
     pub fn wait_done(self) -> Result<T, VcpuError> {
+        self.wait_done_unless(&|| false)
+    }
+
+    /// [`Answer::wait_done`] that gives up when `hopeless` says so, as when the vCPU waits for
+    /// memory that never comes.
+    ///
+    /// # Errors
+    /// [`VcpuError`].
+    pub fn wait_done_unless(self, hopeless: &dyn Fn() -> bool) -> Result<T, VcpuError> {
         let (index, request) = (self.index, self.request);
-        self.wait()?.map_err(|source| VcpuError::Kvm {
-            index,
-            request,
-            source,
-        })
+        self.wait_unless(hopeless)?
+            .map_err(|source| VcpuError::Kvm {
+                index,
+                request,
+                source,
+            })
     }
 }
 

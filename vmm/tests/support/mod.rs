@@ -136,6 +136,16 @@ impl Running {
         }
     }
 
+    /// The number `key` of the next line that begins with `prefix` and has it.
+    pub fn report(&mut self, prefix: &str, key: &str) -> u64 {
+        loop {
+            let line = self.line(prefix);
+            if line.contains(&format!(" {key}=")) {
+                return field(&line, key);
+            }
+        }
+    }
+
     /// Lines that came and were not waited for.
     pub fn drain(&mut self) -> Vec<String> {
         let lines: Vec<_> = self.lines.try_iter().collect();
