@@ -48,6 +48,7 @@ pub fn memory_map(ram: &[RamRange]) -> Vec<MapEntry> {
         MapEntry::new(0, LOW_MEMORY_END, MapKind::Ram),
         MapEntry::new(LOW_MEMORY_END, 0xa_0000, MapKind::Reserved),
         MapEntry::new(RSDP, ACPI_END, MapKind::Acpi),
+        MapEntry::new(ACPI_END, HIGH_MEMORY_START, MapKind::Reserved),
         MapEntry::new(
             PCI_ECAM_START,
             PCI_ECAM_START + PCI_ECAM_SIZE,
@@ -103,7 +104,8 @@ mod tests {
             Some(MapKind::Reserved)
         );
         assert_eq!(kind_at(layout::boot::RSDP), Some(MapKind::Acpi));
-        assert_eq!(kind_at(layout::boot::ACPI_END), Some(MapKind::Ram));
+        assert_eq!(kind_at(layout::boot::RESET_VECTOR), Some(MapKind::Reserved));
+        assert_eq!(kind_at(layout::boot::HIGH_MEMORY_START), Some(MapKind::Ram));
         assert_eq!(kind_at(0xb_8000), None);
         assert_eq!(kind_at(64 << 20), None);
     }

@@ -35,6 +35,7 @@ mod initrd;
 mod linux64;
 mod memory_map;
 mod pvh;
+mod reset_vector;
 #[cfg(test)]
 mod tests;
 
@@ -92,6 +93,7 @@ pub fn load(
         }
     };
     entry.write_gdt(memory)?;
+    reset_vector::write(memory)?;
     Ok(entry)
 }
 

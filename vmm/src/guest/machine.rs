@@ -119,7 +119,7 @@ impl Machine {
         let mut rings = Vec::new();
         for index in 0..config.vcpus {
             let (mut vcpu, kicker) = vm.create_vcpu(index)?;
-            vcpu.set_cpuid(&cpu.for_vcpu(index))?;
+            vcpu.set_cpuid(cpu.for_vcpu(index))?;
             rings.extend(vcpu.take_dirty_ring());
             vcpus.push((vcpu, kicker));
         }

@@ -29,6 +29,9 @@ pub struct Vcpu {
     fd: VcpuFd,
     ring: Option<DirtyRing>,
     xsave_bytes: usize,
+    /// What `KVM_SET_CPUID2` was given. `KVM_GET_CPUID2` answers with bits that follow the guest's
+    /// registers, and the kernel refuses those, or any other change, once the vCPU has run.
+    cpuid: Vec<CpuidEntry>,
 }
 
 impl Vcpu {
@@ -38,6 +41,7 @@ impl Vcpu {
             fd,
             ring,
             xsave_bytes,
+            cpuid: Vec::new(),
         }
     }
 
@@ -66,20 +70,25 @@ impl Vcpu {
         unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror }
     }
 
-    /// Sets what `CPUID` answers. Before the first run.
+    /// Sets what `CPUID` answers. Before the first run, unless nothing changes.
     ///
     /// # Errors
     /// [`KvmError::Ioctl`].
-    pub fn set_cpuid(&self, entries: &[CpuidEntry]) -> Result<(), KvmError> {
-        let entries: Vec<_> = entries.iter().map(cpuid_entry).collect();
-        let cpuid = CpuId::from_entries(&entries).map_err(|_| KvmError::StateSize {
+    pub fn set_cpuid(&mut self, entries: Vec<CpuidEntry>) -> Result<(), KvmError> {
+        if entries == self.cpuid {
+            return Ok(());
+        }
+        let table: Vec<_> = entries.iter().map(cpuid_entry).collect();
+        let cpuid = CpuId::from_entries(&table).map_err(|_| KvmError::StateSize {
             part: "CPUID table",
             found: entries.len(),
             expected: kvm_bindings::KVM_MAX_CPUID_ENTRIES,
         })?;
         self.fd
             .set_cpuid2(&cpuid)
-            .map_err(KvmError::ioctl("set a vCPU's CPUID"))
+            .map_err(KvmError::ioctl("set a vCPU's CPUID"))?;
+        self.cpuid = entries;
+        Ok(())
     }
 
     /// The special registers.
@@ -172,10 +181,6 @@ impl Vcpu {
             .fd
             .get_vcpu_events()
             .map_err(KvmError::ioctl("save pending events"))?;
-        let cpuid = self
-            .fd
-            .get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::ioctl("save CPUID"))?;
         Ok(VcpuState {
             index: self.index,
             mp_state: mp_state.mp_state,
@@ -196,7 +201,7 @@ impl Vcpu {
             msrs,
             events: image(&events),
             tsc_khz: self.fd.get_tsc_khz().unwrap_or(0),
-            cpuid: cpuid.as_slice().iter().map(cpuid_record).collect(),
+            cpuid: self.cpuid.clone(),
         })
     }
 
@@ -317,8 +322,8 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`KvmError`]; the vCPU is then in no usable state.
-    pub fn restore(&self, state: &VcpuState) -> Result<(), KvmError> {
-        self.set_cpuid(&state.cpuid)?;
+    pub fn restore(&mut self, state: &VcpuState) -> Result<(), KvmError> {
+        self.set_cpuid(state.cpuid.clone())?;
         if state.tsc_khz != 0
             && self
                 .fd

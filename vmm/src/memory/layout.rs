@@ -87,7 +87,10 @@ pub mod boot {
     /// ACPI tables start here with the RSDP, below 1 MiB where every kernel looks for it.
     pub const RSDP: u64 = 0xe_0000;
     /// End of the area for ACPI tables.
-    pub const ACPI_END: u64 = 0x10_0000;
+    pub const ACPI_END: u64 = 0xf_f000;
+    /// Where a processor of old began, and where an operating system jumps that wants the BIOS to
+    /// restart the machine: `f000:fff0`.
+    pub const RESET_VECTOR: u64 = 0xf_fff0;
     /// Kernel images load at or above this.
     pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 }

@@ -37,7 +37,7 @@ fn first_words(hypervisor: &Hypervisor, kernel: &[u8]) -> Vec<u8> {
     let cpu = CpuProfile::Host
         .apply(&host, 1, cpu::Options::default())
         .unwrap();
-    vcpu.set_cpuid(&cpu.for_vcpu(0)).unwrap();
+    vcpu.set_cpuid(cpu.for_vcpu(0)).unwrap();
     let (general, special) = entry.registers().to_kvm(vcpu.sregs().unwrap());
     vcpu.set_registers(&general, &special).unwrap();
     match vcpu.run().unwrap() {
