@@ -1,0 +1,8 @@
+//! The program as its users meet it: real processes, real guests.
+
+#![allow(missing_docs, unreachable_pub)]
+
+mod bad_input;
+mod foreground;
+mod protocol;
+mod support;
