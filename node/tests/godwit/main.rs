@@ -1,6 +1,6 @@
 //! The program as its users meet it: real processes, real guests.
 
-#![allow(missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod bad_input;
 mod foreground;
