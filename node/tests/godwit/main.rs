@@ -6,3 +6,4 @@ mod bad_input;
 mod foreground;
 mod protocol;
 mod support;
+mod terminal;
