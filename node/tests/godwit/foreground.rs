@@ -79,6 +79,21 @@ fn a_guest_that_resets_itself_boots_again() {
 }
 
 #[test]
+fn a_guest_that_sleeps_for_ever_can_be_left() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for end in ["end=halt", "end=fault"] {
+        let args = ["run", "--memory", "32M", "--cpus", "2", "--cmdline", end];
+        let mut guest = Running::start(dir.path(), &args);
+        guest.line("end how=");
+        guest.type_keys(b"\x01x");
+        assert_eq!(guest.end().code, Some(0), "{end}");
+    }
+}
+
+#[test]
 fn a_reset_by_key_boots_again() {
     if !has_kvm() {
         return;
