@@ -83,7 +83,11 @@ impl Client {
 
     fn over(stream: UnixStream) -> Result<Self, ConnectionError> {
         let mut connection = Connection::new(stream, RESPONSE_LIMITS)?;
-        connection.send_hello(VERSIONS)?;
+        match connection.send_hello(VERSIONS) {
+            // Who turns us away hangs up after saying why: that is still to be read.
+            Ok(()) | Err(ConnectionError::Closed) => {}
+            Err(error) => return Err(error),
+        }
         let version = connection.receive_hello(VERSIONS)?;
         Ok(Self {
             connection,

@@ -40,7 +40,7 @@ pub enum SpawnError {
     Ended {
         /// How it ended.
         status: ExitStatus,
-        /// The last line it wrote.
+        /// The last error in its log.
         said: String,
     },
     /// It does not listen.
@@ -111,7 +111,11 @@ impl GuestProcess {
             source,
         };
         let (socket, log) = (dir.join(SOCKET), dir.join(LOG));
-        let stderr = File::create(&log).map_err(failed)?;
+        let stderr = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(failed)?;
         let child = Command::new(program)
             .arg("vmm")
             .arg("--socket")
@@ -145,12 +149,10 @@ impl GuestProcess {
             source,
         };
         Client::connect(socket)?;
-        let stream = UnixStream::connect(socket).map_err(identify)?;
-        let peer = rustix::net::sockopt::socket_peercred(&stream)
-            .map_err(|error| identify(error.into()))?;
+        let pid = peer(socket).map_err(identify)?;
         Ok(Self {
             socket: socket.into(),
-            pid: peer.pid,
+            pid,
             child: None,
             kill_on_drop: false,
         })
@@ -230,14 +232,17 @@ impl GuestProcess {
     fn await_socket(&mut self, log: &Path) -> Result<(), SpawnError> {
         let deadline = Instant::now() + START_TIME;
         while Instant::now() < deadline {
-            if UnixStream::connect(&self.socket).is_ok() {
+            // Another process may hold the socket; then ours will end and say so.
+            if peer(&self.socket).is_ok_and(|pid| pid == self.pid) {
                 return Ok(());
             }
             if let Some(child) = &mut self.child
                 && let Ok(Some(status)) = child.try_wait()
             {
                 let text = std::fs::read_to_string(log).unwrap_or_default();
-                let said = text.lines().last().unwrap_or("nothing").into();
+                let mut lines = text.lines().rev();
+                let said = lines.find(|line| line.starts_with("error: "));
+                let said = said.unwrap_or("nothing").into();
                 return Err(SpawnError::Ended { status, said });
             }
             thread::sleep(START_STEP);
@@ -246,6 +251,12 @@ impl GuestProcess {
             socket: self.socket.clone(),
         })
     }
+}
+
+/// The process that listens on `socket`.
+fn peer(socket: &Path) -> io::Result<Pid> {
+    let stream = UnixStream::connect(socket)?;
+    Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid)
 }
 
 impl Drop for GuestProcess {

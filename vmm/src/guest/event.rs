@@ -1,7 +1,7 @@
 //! What a guest tells its owner.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::Instant;
 
 use crate::devices::power::PowerEvent;
@@ -88,8 +88,13 @@ impl Inbox {
     }
 
     /// Forgets what happened before a reset.
+    /// While somebody waits there is nothing to forget, and no waiting for the waiter either.
     pub(super) fn clear(&self) {
-        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = match self.0.try_lock() {
+            Ok(receiver) => receiver,
+            Err(TryLockError::Poisoned(receiver)) => receiver.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         while receiver.try_recv().is_ok() {}
     }
 }

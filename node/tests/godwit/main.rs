@@ -1,0 +1,9 @@
+//! The program as its users meet it: real processes, real guests.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod bad_input;
+mod foreground;
+mod protocol;
+mod support;
+mod terminal;
