@@ -86,6 +86,30 @@ fn a_running_guest_is_paused_for_its_snapshot_and_runs_on() {
 }
 
 #[test]
+fn nothing_resumes_a_guest_while_its_memory_is_written() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = Running::start(&spec(SELF_CHECK));
+    assert_healthy(&mut guest, 1);
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("s");
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| guest.guest.snapshot(&dir).unwrap());
+        // Either comes before or after the snapshot as a whole, never in between.
+        for _ in 0..200 {
+            let _ = guest.guest.resume();
+            let _ = guest.guest.pause();
+            let _ = guest.guest.stats();
+        }
+        writer.join().unwrap();
+    });
+    let mut restored = Running::restore(&dir, false);
+    restored.guest.resume().unwrap();
+    assert_healthy(&mut restored, 2);
+}
+
+#[test]
 fn a_chain_of_ten_restores_stays_healthy() {
     if !has_kvm() {
         return;

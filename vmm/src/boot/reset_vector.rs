@@ -34,13 +34,7 @@ pub(super) fn write(memory: &GuestMemory) -> Result<(), BootError> {
         .map_err(|source| BootError::Write { address, source })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_code_fits_between_the_vector_and_the_kernel() {
-        assert!(boot::RESET_VECTOR + CODE.len() as u64 <= boot::HIGH_MEMORY_START);
-        assert!(boot::ACPI_END <= boot::RESET_VECTOR);
-    }
-}
+const _: () = {
+    assert!(boot::RESET_VECTOR + CODE.len() as u64 <= boot::HIGH_MEMORY_START);
+    assert!(boot::ACPI_END <= boot::RESET_VECTOR);
+};

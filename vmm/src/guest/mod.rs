@@ -32,6 +32,7 @@ use crate::devices::terminal::{NullSink, Sink};
 use crate::devices::virtio::console::Console;
 use crate::memory::lazy::LazyFill;
 use crate::memory::{DirtyLog, GuestRam};
+use crate::vcpu::VcpuHandle;
 
 pub use error::GuestError;
 pub use event::GuestEvent;
@@ -77,7 +78,7 @@ enum Phase {
     Created,
     Running,
     Paused,
-    /// Memory is damaged; nothing may run or be read.
+    /// Its memory is damaged, or a reset failed half-way; it never runs again.
     Lost,
 }
 
@@ -87,7 +88,7 @@ impl Phase {
             Self::Created => "has not been started",
             Self::Running => "is running",
             Self::Paused => "is paused",
-            Self::Lost => "lost its memory",
+            Self::Lost => "cannot run any more",
         }
     }
 }
@@ -95,6 +96,9 @@ impl Phase {
 /// A guest. Dropping it ends it.
 pub struct Guest {
     spec: GuestSpec,
+    /// Held while what the guest does is being changed, or while it must not change.
+    turn: Mutex<()>,
+    /// What it does; held only to look or to set.
     phase: Mutex<Phase>,
     /// Fills memory of a lazily restored guest; before `machine`, whose threads may wait for it.
     lazy: Mutex<Option<LazyFill>>,
@@ -121,6 +125,7 @@ impl Guest {
         let machine = Machine::new(config, attachments, &signals)?;
         Ok(Self {
             spec,
+            turn: Mutex::new(()),
             phase: Mutex::new(Phase::Created),
             lazy: Mutex::new(None),
             machine,
@@ -152,8 +157,12 @@ impl Guest {
     /// # Errors
     /// [`GuestError::WrongState`] when it runs already.
     pub fn resume(&self) -> Result<(), GuestError> {
-        let mut phase = self.phase();
-        match *phase {
+        let _turn = self.turn();
+        self.resume_in_turn()
+    }
+
+    fn resume_in_turn(&self) -> Result<(), GuestError> {
+        match self.current() {
             Phase::Created | Phase::Paused => {}
             other => return Err(wrong_state("resume", other)),
         }
@@ -163,7 +172,7 @@ impl Guest {
         for vcpu in &self.machine.vcpus {
             vcpu.run()?;
         }
-        *phase = Phase::Running;
+        *self.phase() = Phase::Running;
         self.started
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -176,26 +185,27 @@ impl Guest {
     /// # Errors
     /// [`GuestError::WrongState`] when it does not run.
     pub fn pause(&self) -> Result<(), GuestError> {
-        let mut phase = self.phase();
-        match *phase {
-            Phase::Running => self.stop_running(&mut phase),
-            other => Err(wrong_state("pause", other)),
+        let _turn = self.turn();
+        match self.current() {
+            Phase::Running => {}
+            other => return Err(wrong_state("pause", other)),
         }
+        self.pause_in_turn()
     }
 
-    fn stop_running(&self, phase: &mut Phase) -> Result<(), GuestError> {
+    fn pause_in_turn(&self) -> Result<(), GuestError> {
         let answers: Vec<_> = self
             .machine
             .vcpus
             .iter()
-            .map(crate::vcpu::VcpuHandle::pause)
+            .map(VcpuHandle::pause)
             .collect::<Result<_, _>>()?;
         for answer in answers {
             answer.wait()?;
         }
         self.machine.serial.pause();
         self.machine.pci.quiesce_all();
-        *phase = Phase::Paused;
+        *self.phase() = Phase::Paused;
         Ok(())
     }
 
@@ -205,20 +215,20 @@ impl Guest {
     /// [`GuestError`], for instance when the kernel's file is gone. The guest cannot be resumed
     /// then.
     pub fn reset(&self) -> Result<(), GuestError> {
-        {
-            let mut phase = self.phase();
-            match *phase {
-                Phase::Running => self.stop_running(&mut phase)?,
-                Phase::Created | Phase::Paused => {}
-                Phase::Lost => return Err(wrong_state("reset", *phase)),
-            }
-            // What has not been read from a snapshot is not needed any more.
-            drop(self.lazy().take());
-            self.machine.reset()?;
-            self.inbox.clear();
-            *phase = Phase::Created;
+        let _turn = self.turn();
+        match self.current() {
+            Phase::Running => self.pause_in_turn()?,
+            Phase::Created | Phase::Paused => {}
+            other @ Phase::Lost => return Err(wrong_state("reset", other)),
         }
-        self.resume()
+        // Nothing may run until all of it is done.
+        *self.phase() = Phase::Lost;
+        // What has not been read from a snapshot is not needed any more.
+        drop(self.lazy().take());
+        self.machine.reset()?;
+        self.inbox.clear();
+        *self.phase() = Phase::Created;
+        self.resume_in_turn()
     }
 
     /// The state without memory, as a sequence of records. Only while paused.
@@ -226,8 +236,8 @@ impl Guest {
     /// # Errors
     /// [`GuestError::WrongState`], or what cannot be saved.
     pub fn save(&self) -> Result<Vec<u8>, GuestError> {
-        let phase = self.phase();
-        match *phase {
+        let _turn = self.turn();
+        match self.current() {
             Phase::Paused | Phase::Created => save::records(self)?.finish().map_err(Into::into),
             other => Err(wrong_state("save", other)),
         }
@@ -246,11 +256,14 @@ impl Guest {
     /// guest is paused.
     pub fn wait(&self, deadline: Option<Instant>) -> Option<GuestEvent> {
         let event = self.inbox.wait(deadline)?;
-        let mut phase = self.phase();
         if let GuestEvent::MemoryLost { .. } = event {
-            *phase = Phase::Lost;
-        } else if *phase == Phase::Running
-            && let Err(error) = self.stop_running(&mut phase)
+            // Without waiting for the turn: whoever has it may wait for that memory.
+            *self.phase() = Phase::Lost;
+            return Some(event);
+        }
+        let _turn = self.turn();
+        if self.current() == Phase::Running
+            && let Err(error) = self.pause_in_turn()
         {
             tracing::error!(%error, "the guest could not be paused after its end");
         }
@@ -321,6 +334,14 @@ impl Guest {
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> Phase {
+        *self.phase()
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lazy(&self) -> MutexGuard<'_, Option<LazyFill>> {

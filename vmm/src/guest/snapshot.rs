@@ -29,21 +29,20 @@ pub(super) fn take(guest: &Guest, dir: &Path) -> Result<SnapshotReport, GuestErr
         return Err(GuestError::SnapshotExists { path: dir.into() });
     }
     let partial = Partial::create(dir)?;
-    let mut phase = guest.phase();
-    let was_running = match *phase {
+    let _turn = guest.turn();
+    let was_running = match guest.current() {
         Phase::Running => {
-            guest.stop_running(&mut phase)?;
+            guest.pause_in_turn()?;
             true
         }
         Phase::Paused | Phase::Created => false,
-        Phase::Lost => return Err(wrong_state("snapshot", *phase)),
+        other @ Phase::Lost => return Err(wrong_state("snapshot", other)),
     };
-    drop(phase);
     let paused = Instant::now();
     let written = complete_memory(guest).and_then(|()| partial.fill(guest));
     let pause = paused.elapsed();
     if was_running {
-        guest.resume()?;
+        guest.resume_in_turn()?;
     }
     let bytes_written = written?;
     partial.publish(dir)?;
