@@ -1,4 +1,7 @@
 //! The live-migration engine: source and target state machines, page codec, convergence policy and
 //! transport. It defines the ports a guest must offer and knows neither KVM nor Raft.
-//!
-//! Nothing is built here yet; see `docs/ARCHITECTURE.md` for what exists.
+
+mod page_set;
+pub mod ports;
+
+pub use page_set::PageSet;
