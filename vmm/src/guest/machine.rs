@@ -88,9 +88,11 @@ impl Machine {
         let ram = Arc::new(GuestRam::allocate(config.memory_bytes, config.huge_pages)?);
         let mut vm = hypervisor.create_vm()?;
         track_dirty_pages(&hypervisor, &mut vm, attachments.dirty_tracking)?;
+        // Before the interrupt controllers: adding a memory slot waits for the kernel to retire the
+        // list of in-kernel devices that they replace, some milliseconds.
+        ram.attach(&vm)?;
         vm.create_irqchip()?;
         let vm = Arc::new(vm);
-        ram.attach(&vm)?;
         let irqs = vm.irq_router()?;
 
         let (mut pio, mut mmio) = (Bus::new(), Bus::new());

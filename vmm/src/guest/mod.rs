@@ -20,8 +20,8 @@ mod save;
 mod snapshot;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use godwit_proto::guest::GuestSpec;
 use godwit_proto::process::{GuestState, GuestStats, Overrides, SnapshotReport, VcpuStats};
@@ -106,6 +106,7 @@ pub struct Guest {
     inbox: Inbox,
     signals: Signals,
     started: Mutex<Option<Instant>>,
+    state_restore: OnceLock<Duration>,
 }
 
 impl Guest {
@@ -132,6 +133,7 @@ impl Guest {
             inbox,
             signals,
             started: Mutex::new(None),
+            state_restore: OnceLock::new(),
         })
     }
 
@@ -145,6 +147,13 @@ impl Guest {
         attachments: Attachments,
     ) -> Result<Self, GuestError> {
         restore::restore(dir, options, attachments)
+    }
+
+    /// How long giving vCPUs, interrupt controllers, clock and devices their saved state took, once
+    /// the machine was built and memory was in place (or on call); `None` for a guest that was not
+    /// restored.
+    pub fn state_restore_time(&self) -> Option<Duration> {
+        self.state_restore.get().copied()
     }
 
     /// What the guest was asked to be.

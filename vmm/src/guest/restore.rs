@@ -136,6 +136,7 @@ pub(super) fn restore(
     } else {
         image::read(&machine.ram, &file, &saved.memory)?;
     }
+    let memory_ready = Instant::now();
     machine.vm.restore_irqchip(&saved.irqchip)?;
     machine.vm.restore_clock(&saved.clock)?;
     restore_vcpus(&guest, saved.vcpus)?;
@@ -143,6 +144,7 @@ pub(super) fn restore(
     machine.power.restore(&saved.power)?;
     machine.pci.restore(&saved.pci_root, &saved.pci_devices)?;
     *guest.phase() = Phase::Paused;
+    guest.state_restore.get_or_init(|| memory_ready.elapsed());
     Ok(guest)
 }
 
