@@ -136,8 +136,8 @@ impl VcpuHandle {
         self.send(Request::Run, "run")
     }
 
-    /// Asks it to pause; [`Answer::wait`] returns when it has. Asking all before waiting for any
-    /// lets them stop at the same time.
+    /// Asks it to pause; the answer comes when it has. Asking all before waiting for any lets them
+    /// stop at the same time.
     ///
     /// # Errors
     /// [`VcpuError::NoAnswer`] when the thread is gone.
