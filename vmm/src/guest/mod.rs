@@ -75,6 +75,8 @@ pub struct RestoreOptions {
 /// What the guest does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// It has no kernel, and no state yet.
+    Waiting,
     Created,
     Running,
     Paused,
@@ -85,6 +87,7 @@ enum Phase {
 impl Phase {
     fn name(self) -> &'static str {
         match self {
+            Self::Waiting => "waits for its state",
             Self::Created => "has not been started",
             Self::Running => "is running",
             Self::Paused => "is paused",
@@ -115,19 +118,45 @@ impl Guest {
     /// # Errors
     /// [`GuestError`]; nothing is left behind.
     pub fn build(spec: &GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
-        let guest = Self::assemble(spec.clone(), attachments)?;
+        let guest = Self::assemble(spec.clone(), attachments, Phase::Created)?;
         guest.machine.boot()?;
         Ok(guest)
     }
 
-    fn assemble(spec: GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
+    /// Builds the hardware that `spec` describes, with no kernel and zero memory: it waits for the
+    /// memory and the state of a guest that it takes the place of.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing is left behind.
+    pub fn build_waiting(spec: &GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
+        Self::assemble(spec.clone(), attachments, Phase::Waiting)
+    }
+
+    /// Gives a guest of [`Guest::build_waiting`] the state that [`Guest::save`] gave elsewhere. Its
+    /// memory is in place. It is paused then.
+    ///
+    /// # Errors
+    /// [`GuestError`] when the state is damaged or of another machine; the guest is of no use then.
+    pub fn take_state(&self, state: &[u8]) -> Result<(), GuestError> {
+        let _turn = self.turn();
+        match self.current() {
+            Phase::Waiting => restore::take_state(self, state),
+            other => Err(wrong_state("give a state to", other)),
+        }
+    }
+
+    fn assemble(
+        spec: GuestSpec,
+        attachments: Attachments,
+        phase: Phase,
+    ) -> Result<Self, GuestError> {
         let config = GuestConfig::try_from(&spec)?;
         let (signals, inbox) = Inbox::new();
         let machine = Machine::new(config, attachments, &signals)?;
         Ok(Self {
             spec,
             turn: Mutex::new(()),
-            phase: Mutex::new(Phase::Created),
+            phase: Mutex::new(phase),
             lazy: Mutex::new(None),
             machine,
             inbox,
@@ -228,7 +257,7 @@ impl Guest {
         match self.current() {
             Phase::Running => self.pause_in_turn()?,
             Phase::Created | Phase::Paused => {}
-            other @ Phase::Lost => return Err(wrong_state("reset", other)),
+            other @ (Phase::Waiting | Phase::Lost) => return Err(wrong_state("reset", other)),
         }
         // Nothing may run until all of it is done.
         *self.phase() = Phase::Lost;
@@ -320,7 +349,7 @@ impl Guest {
         let started = *self.started.lock().unwrap_or_else(PoisonError::into_inner);
         GuestStats {
             state: match *self.phase() {
-                Phase::Created => GuestState::Created,
+                Phase::Waiting | Phase::Created => GuestState::Created,
                 Phase::Running => GuestState::Running,
                 Phase::Paused => GuestState::Paused,
                 Phase::Lost => GuestState::Stopped,
