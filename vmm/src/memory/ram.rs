@@ -236,6 +236,37 @@ impl GuestRam {
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
+    /// The host address at `offset` of the memory file, and the bytes from there to the end of its
+    /// slot. Past the end of memory is the caller's mistake.
+    pub(super) fn host_range(&self, offset: u64) -> (u64, u64) {
+        let mut start = 0;
+        for slot in &self.slots {
+            if offset < start + slot.len {
+                let inside = offset - start;
+                return (slot.host_address + inside, slot.len - inside);
+            }
+            start += slot.len;
+        }
+        panic!(
+            "offset {offset:#x} lies outside guest memory of {} bytes",
+            self.bytes
+        )
+    }
+
+    /// Where host `address` lies in the memory file.
+    pub(super) fn offset_of_host(&self, address: u64) -> Option<u64> {
+        let mut offset = 0;
+        for slot in &self.slots {
+            if let Some(inside) = address.checked_sub(slot.host_address)
+                && inside < slot.len
+            {
+                return Some(offset + inside);
+            }
+            offset += slot.len;
+        }
+        None
+    }
+
     /// Where guest physical `address` lies in the memory file.
     pub fn file_offset(&self, address: u64) -> Option<u64> {
         let mut offset = 0;
