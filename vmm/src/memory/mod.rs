@@ -10,6 +10,7 @@ pub mod iovec;
 pub mod layout;
 pub mod lazy;
 pub mod missing;
+pub mod post_copy;
 pub mod ram;
 
 pub use dirty::{DirtyLog, DirtyPages};

@@ -219,10 +219,18 @@ impl GuestRam {
     /// # Errors
     /// The kernel's answer.
     pub fn clear(&self) -> io::Result<()> {
+        self.punch(0, self.bytes)
+    }
+
+    /// Gives the pages of `len` bytes at `offset` of the memory file back to the host.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let (offset, len) = (offset as libc::off_t, len as libc::off_t);
         // SAFETY: the call touches no memory of this process; the guest and its devices are paused.
-        let result =
-            unsafe { libc::fallocate(self.file.as_raw_fd(), mode, 0, self.bytes as libc::off_t) };
+        let result = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, len) };
         if result != 0 {
             Err(io::Error::last_os_error())
         } else {
