@@ -77,12 +77,16 @@ impl Document {
     /// Adds what `measure` gives, or why it gives nothing.
     pub(super) fn add(
         &mut self,
+        bench: &Bench,
         name: &str,
-        measure: impl FnOnce() -> Result<Vec<Row>, BenchError>,
+        measure: impl FnOnce(&Bench) -> Result<Vec<Row>, BenchError>,
     ) {
+        if !name.contains(&bench.only) {
+            return;
+        }
         eprintln!("bench: {name}");
         let begin = Instant::now();
-        match measure() {
+        match measure(bench) {
             Ok(rows) => self.rows.extend(rows),
             Err(error) => {
                 let failure = format!("{name}: {}", chain(&error));

@@ -101,6 +101,8 @@ impl Subject {
 pub struct Bench {
     /// Whether it shall end in minutes.
     pub quick: bool,
+    /// Measure only the parts whose name contains this; all when empty.
+    pub only: String,
     /// The program under measurement.
     pub godwit: PathBuf,
     /// QEMU, if it can be had.
@@ -114,7 +116,7 @@ impl Bench {
     ///
     /// # Errors
     /// When Godwit cannot be built.
-    pub fn prepare(quick: bool) -> Result<Self, BenchError> {
+    pub fn prepare(quick: bool, only: &str) -> Result<Self, BenchError> {
         let godwit = godwit::program()?;
         let beside = godwit.parent().unwrap_or(&godwit);
         let folder = tempfile::Builder::new()
@@ -126,6 +128,7 @@ impl Bench {
             })?;
         Ok(Self {
             quick,
+            only: only.to_owned(),
             godwit,
             peer: Peer::find(),
             folder,

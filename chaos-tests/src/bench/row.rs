@@ -108,7 +108,10 @@ impl Row {
         self.peer = peer.median();
         self.peer_spread = peer.spread();
         self.repeats[1] = peer.count();
-        self.judged()
+        match self.peer {
+            Some(_) => self.judged(),
+            None => self.judged().note("the peer was not measured"),
+        }
     }
 
     /// With a remark.

@@ -1,24 +1,27 @@
-//! `bench SUBJECT [--quick] [--json]`: see `docs/benchmarks.md`.
+//! `bench SUBJECT [--quick] [--json] [--only PART]`: see `docs/benchmarks.md`.
 
 use std::process::ExitCode;
 
 use godwit_chaos_tests::bench::{Bench, Subject};
 
 const USAGE: &str = "\
-usage: bench SUBJECT [--quick] [--json]
+usage: bench SUBJECT [--quick] [--json] [--only PART]
 subjects: run
   --quick  fewer repeats, ends in minutes
-  --json   one JSON document on standard output";
+  --json   one JSON document on standard output
+  --only   the parts whose name contains PART";
 
 /// A wrong command line.
 const USAGE_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
-    let (mut subject, mut quick, mut json) = (None, false, false);
-    for argument in std::env::args().skip(1) {
+    let (mut subject, mut quick, mut json, mut only) = (None, false, false, String::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match (argument.as_str(), Subject::named(&argument)) {
             ("--quick", _) => quick = true,
             ("--json", _) => json = true,
+            ("--only", _) => only = arguments.next().unwrap_or_default(),
             ("--help" | "-h", _) => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(USAGE_ERROR);
     };
-    let bench = match Bench::prepare(quick) {
+    let bench = match Bench::prepare(quick, &only) {
         Ok(bench) => bench,
         Err(error) => {
             eprintln!("bench: {error}");

@@ -16,12 +16,12 @@ use super::{Bench, Document};
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub(super) fn measure(bench: &Bench, document: &mut Document) {
-    document.add("start", || start::measure(bench));
-    document.add("idle memory", || memory::measure(bench));
-    document.add("pause, save, restore", || pause::measure(bench));
-    document.add("snapshot", || snapshot::measure(bench));
-    document.add("lazy restore", || lazy::measure(bench));
-    document.add("virtio-blk", || block::measure(bench));
-    document.add("virtio-net", || net::measure(bench));
-    document.add("nested Linux", || nested::measure(bench));
+    document.add(bench, "start", start::measure);
+    document.add(bench, "idle memory", memory::measure);
+    document.add(bench, "pause, save, restore", pause::measure);
+    document.add(bench, "snapshot", snapshot::measure);
+    document.add(bench, "lazy restore", lazy::measure);
+    document.add(bench, "virtio-blk", block::measure);
+    document.add(bench, "virtio-net", net::measure);
+    document.add(bench, "nested Linux", nested::measure);
 }
