@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryError, GuestRegionMmap};
 
 use super::GuestMemory;
 use super::layout::{PAGE_SIZE, ram_ranges};
@@ -201,6 +201,55 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Copies memory from `offset` of the memory file on. The guest may write it at the same time;
+    /// each byte is then old or new.
+    ///
+    /// # Errors
+    /// When the range leaves memory.
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), GuestMemoryError> {
+        let len = bytes.len();
+        self.pieces(offset, len)?
+            .try_for_each(|(address, start, len)| {
+                self.memory
+                    .read_slice(&mut bytes[start..start + len], GuestAddress(address))
+            })
+    }
+
+    /// Writes memory from `offset` of the memory file on.
+    ///
+    /// # Errors
+    /// When the range leaves memory.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), GuestMemoryError> {
+        self.pieces(offset, bytes.len())?
+            .try_for_each(|(address, start, len)| {
+                self.memory
+                    .write_slice(&bytes[start..start + len], GuestAddress(address))
+            })
+    }
+
+    /// The guest ranges of `len` bytes at `offset` of the memory file, as (guest address, start in
+    /// the piece, length): one, or two around the PCI hole.
+    fn pieces(
+        &self,
+        offset: u64,
+        len: usize,
+    ) -> Result<impl Iterator<Item = (u64, usize, usize)>, GuestMemoryError> {
+        let end = offset
+            .checked_add(len as u64)
+            .filter(|&end| end <= self.bytes)
+            .ok_or(GuestMemoryError::InvalidBackendAddress)?;
+        let mut base = 0;
+        Ok(self.slots.iter().filter_map(move |slot| {
+            let (first, last) = (base, base + slot.len);
+            base = last;
+            let (from, to) = (offset.max(first), end.min(last));
+            (from < to).then(|| {
+                let address = slot.guest_address + (from - first);
+                (address, (from - offset) as usize, (to - from) as usize)
+            })
+        }))
+    }
+
     /// The first offset at or after `offset` of the memory file that has a page behind it; the size
     /// when there is none, `None` when the kernel cannot tell.
     pub fn next_data(&self, offset: u64) -> Option<u64> {
@@ -367,7 +416,6 @@ fn advise_huge(address: u64, len: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::Bytes;
 
     #[test]
     fn memory_is_zero_and_keeps_what_is_written_on_both_sides_of_the_hole() {
@@ -400,6 +448,21 @@ mod tests {
         assert_eq!(ram.file_offset(0xc000_0000), None);
         assert_eq!(ram.file_offset(0x1_0000_0000), Some(0xc000_0000));
         assert_eq!(ram.file_offset(0x1_4000_0000), None);
+    }
+
+    #[test]
+    fn memory_is_read_and_written_across_the_hole_and_never_past_its_end() {
+        let ram = GuestRam::allocate(4 << 30, HugePages::None).unwrap();
+        let hole = 0xc000_0000;
+        ram.write(hole - 2, &[1, 2, 3, 4]).unwrap();
+        let low: [u8; 2] = ram.memory().read_obj(GuestAddress(hole - 2)).unwrap();
+        let high: [u8; 2] = ram.memory().read_obj(GuestAddress(0x1_0000_0000)).unwrap();
+        assert_eq!((low, high), ([1, 2], [3, 4]));
+        let mut back = [0; 6];
+        ram.read(hole - 3, &mut back).unwrap();
+        assert_eq!(back, [0, 1, 2, 3, 4, 0]);
+        assert!(ram.read((4 << 30) - 1, &mut back).is_err());
+        assert!(ram.write(u64::MAX, &[0]).is_err());
     }
 
     #[test]
