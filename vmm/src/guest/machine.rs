@@ -52,7 +52,7 @@ struct PowerOn {
 
 /// A guest's hardware. Fields are dropped in order: vCPUs stop before what they use goes away.
 pub(super) struct Machine {
-    pub(super) vcpus: Vec<VcpuHandle>,
+    pub(super) vcpus: Vec<Arc<VcpuHandle>>,
     pub(super) shared: Arc<VcpuShared>,
     pub(super) pci: Arc<PciRoot>,
     pub(super) serial: Arc<Serial>,
@@ -145,7 +145,7 @@ impl Machine {
         });
         let vcpus = vcpus
             .into_iter()
-            .map(|(vcpu, kicker)| VcpuHandle::spawn(vcpu, kicker, shared.clone()))
+            .map(|(vcpu, kicker)| VcpuHandle::spawn(vcpu, kicker, shared.clone()).map(Arc::new))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             vcpus,

@@ -32,7 +32,7 @@ use crate::devices::terminal::{NullSink, Sink};
 use crate::devices::virtio::console::Console;
 use crate::memory::lazy::LazyFill;
 use crate::memory::{DirtyLog, GuestRam};
-use crate::vcpu::VcpuHandle;
+use crate::vcpu::Throttle;
 
 pub use error::GuestError;
 pub use event::GuestEvent;
@@ -109,6 +109,8 @@ pub struct Guest {
     inbox: Inbox,
     signals: Signals,
     started: Mutex<Option<Instant>>,
+    /// Slows vCPUs down; made when first asked for.
+    throttle: Mutex<Option<Throttle>>,
     state_restore: OnceLock<Duration>,
 }
 
@@ -162,6 +164,7 @@ impl Guest {
             inbox,
             signals,
             started: Mutex::new(None),
+            throttle: Mutex::new(None),
             state_restore: OnceLock::new(),
         })
     }
@@ -236,7 +239,7 @@ impl Guest {
             .machine
             .vcpus
             .iter()
-            .map(VcpuHandle::pause)
+            .map(|vcpu| vcpu.pause())
             .collect::<Result<_, _>>()?;
         for answer in answers {
             answer.wait()?;
@@ -344,6 +347,22 @@ impl Guest {
         self.machine.announce()
     }
 
+    /// Lets vCPU `index` sleep `percent` of its time, 0 to [`crate::vcpu::MAX_PERCENT`], so that it
+    /// writes less memory. What is no vCPU is ignored.
+    ///
+    /// # Errors
+    /// [`GuestError::Vcpu`] when there is no thread to be had for it.
+    pub fn throttle(&self, index: usize, percent: u8) -> Result<(), GuestError> {
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        if throttle.is_none() {
+            *throttle = Some(Throttle::start(self.machine.vcpus.clone())?);
+        }
+        if let Some(throttle) = &*throttle {
+            throttle.set(index, percent);
+        }
+        Ok(())
+    }
+
     /// Counters.
     pub fn stats(&self) -> GuestStats {
         let started = *self.started.lock().unwrap_or_else(PoisonError::into_inner);
@@ -402,6 +421,12 @@ impl Drop for Guest {
             vcpu.request_exit();
         }
         drop(self.lazy().take());
+        drop(
+            self.throttle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         self.machine.vcpus.clear();
         self.machine.pci.quiesce_all();
     }
