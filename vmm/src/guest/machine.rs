@@ -52,7 +52,7 @@ struct PowerOn {
 
 /// A guest's hardware. Fields are dropped in order: vCPUs stop before what they use goes away.
 pub(super) struct Machine {
-    pub(super) vcpus: Vec<VcpuHandle>,
+    pub(super) vcpus: Vec<Arc<VcpuHandle>>,
     pub(super) shared: Arc<VcpuShared>,
     pub(super) pci: Arc<PciRoot>,
     pub(super) serial: Arc<Serial>,
@@ -88,9 +88,11 @@ impl Machine {
         let ram = Arc::new(GuestRam::allocate(config.memory_bytes, config.huge_pages)?);
         let mut vm = hypervisor.create_vm()?;
         track_dirty_pages(&hypervisor, &mut vm, attachments.dirty_tracking)?;
+        // Before the interrupt controllers: adding a memory slot waits for the kernel to retire the
+        // list of in-kernel devices that they replace, some milliseconds.
+        ram.attach(&vm)?;
         vm.create_irqchip()?;
         let vm = Arc::new(vm);
-        ram.attach(&vm)?;
         let irqs = vm.irq_router()?;
 
         let (mut pio, mut mmio) = (Bus::new(), Bus::new());
@@ -143,7 +145,7 @@ impl Machine {
         });
         let vcpus = vcpus
             .into_iter()
-            .map(|(vcpu, kicker)| VcpuHandle::spawn(vcpu, kicker, shared.clone()))
+            .map(|(vcpu, kicker)| VcpuHandle::spawn(vcpu, kicker, shared.clone()).map(Arc::new))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             vcpus,

@@ -20,8 +20,8 @@ mod save;
 mod snapshot;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use godwit_proto::guest::GuestSpec;
 use godwit_proto::process::{GuestState, GuestStats, Overrides, SnapshotReport, VcpuStats};
@@ -32,7 +32,7 @@ use crate::devices::terminal::{NullSink, Sink};
 use crate::devices::virtio::console::Console;
 use crate::memory::lazy::LazyFill;
 use crate::memory::{DirtyLog, GuestRam};
-use crate::vcpu::VcpuHandle;
+use crate::vcpu::Throttle;
 
 pub use error::GuestError;
 pub use event::GuestEvent;
@@ -75,6 +75,8 @@ pub struct RestoreOptions {
 /// What the guest does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// It has no kernel, and no state yet.
+    Waiting,
     Created,
     Running,
     Paused,
@@ -85,6 +87,7 @@ enum Phase {
 impl Phase {
     fn name(self) -> &'static str {
         match self {
+            Self::Waiting => "waits for its state",
             Self::Created => "has not been started",
             Self::Running => "is running",
             Self::Paused => "is paused",
@@ -106,6 +109,9 @@ pub struct Guest {
     inbox: Inbox,
     signals: Signals,
     started: Mutex<Option<Instant>>,
+    /// Slows vCPUs down; made when first asked for.
+    throttle: Mutex<Option<Throttle>>,
+    state_restore: OnceLock<Duration>,
 }
 
 impl Guest {
@@ -114,24 +120,52 @@ impl Guest {
     /// # Errors
     /// [`GuestError`]; nothing is left behind.
     pub fn build(spec: &GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
-        let guest = Self::assemble(spec.clone(), attachments)?;
+        let guest = Self::assemble(spec.clone(), attachments, Phase::Created)?;
         guest.machine.boot()?;
         Ok(guest)
     }
 
-    fn assemble(spec: GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
+    /// Builds the hardware that `spec` describes, with no kernel and zero memory: it waits for the
+    /// memory and the state of a guest that it takes the place of.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing is left behind.
+    pub fn build_waiting(spec: &GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
+        Self::assemble(spec.clone(), attachments, Phase::Waiting)
+    }
+
+    /// Gives a guest of [`Guest::build_waiting`] the state that [`Guest::save`] gave elsewhere. Its
+    /// memory is in place. It is paused then.
+    ///
+    /// # Errors
+    /// [`GuestError`] when the state is damaged or of another machine; the guest is of no use then.
+    pub fn take_state(&self, state: &[u8]) -> Result<(), GuestError> {
+        let _turn = self.turn();
+        match self.current() {
+            Phase::Waiting => restore::take_state(self, state),
+            other => Err(wrong_state("give a state to", other)),
+        }
+    }
+
+    fn assemble(
+        spec: GuestSpec,
+        attachments: Attachments,
+        phase: Phase,
+    ) -> Result<Self, GuestError> {
         let config = GuestConfig::try_from(&spec)?;
         let (signals, inbox) = Inbox::new();
         let machine = Machine::new(config, attachments, &signals)?;
         Ok(Self {
             spec,
             turn: Mutex::new(()),
-            phase: Mutex::new(Phase::Created),
+            phase: Mutex::new(phase),
             lazy: Mutex::new(None),
             machine,
             inbox,
             signals,
             started: Mutex::new(None),
+            throttle: Mutex::new(None),
+            state_restore: OnceLock::new(),
         })
     }
 
@@ -145,6 +179,13 @@ impl Guest {
         attachments: Attachments,
     ) -> Result<Self, GuestError> {
         restore::restore(dir, options, attachments)
+    }
+
+    /// How long giving vCPUs, interrupt controllers, clock and devices their saved state took, once
+    /// the machine was built and memory was in place (or on call); `None` for a guest that was not
+    /// restored.
+    pub fn state_restore_time(&self) -> Option<Duration> {
+        self.state_restore.get().copied()
     }
 
     /// What the guest was asked to be.
@@ -198,7 +239,7 @@ impl Guest {
             .machine
             .vcpus
             .iter()
-            .map(VcpuHandle::pause)
+            .map(|vcpu| vcpu.pause())
             .collect::<Result<_, _>>()?;
         for answer in answers {
             answer.wait()?;
@@ -219,7 +260,7 @@ impl Guest {
         match self.current() {
             Phase::Running => self.pause_in_turn()?,
             Phase::Created | Phase::Paused => {}
-            other @ Phase::Lost => return Err(wrong_state("reset", other)),
+            other @ (Phase::Waiting | Phase::Lost) => return Err(wrong_state("reset", other)),
         }
         // Nothing may run until all of it is done.
         *self.phase() = Phase::Lost;
@@ -306,12 +347,28 @@ impl Guest {
         self.machine.announce()
     }
 
+    /// Lets vCPU `index` sleep `percent` of its time, 0 to [`crate::vcpu::MAX_PERCENT`], so that it
+    /// writes less memory. What is no vCPU is ignored.
+    ///
+    /// # Errors
+    /// [`GuestError::Vcpu`] when there is no thread to be had for it.
+    pub fn throttle(&self, index: usize, percent: u8) -> Result<(), GuestError> {
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        if throttle.is_none() {
+            *throttle = Some(Throttle::start(self.machine.vcpus.clone())?);
+        }
+        if let Some(throttle) = &*throttle {
+            throttle.set(index, percent);
+        }
+        Ok(())
+    }
+
     /// Counters.
     pub fn stats(&self) -> GuestStats {
         let started = *self.started.lock().unwrap_or_else(PoisonError::into_inner);
         GuestStats {
             state: match *self.phase() {
-                Phase::Created => GuestState::Created,
+                Phase::Waiting | Phase::Created => GuestState::Created,
                 Phase::Running => GuestState::Running,
                 Phase::Paused => GuestState::Paused,
                 Phase::Lost => GuestState::Stopped,
@@ -364,6 +421,12 @@ impl Drop for Guest {
             vcpu.request_exit();
         }
         drop(self.lazy().take());
+        drop(
+            self.throttle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         self.machine.vcpus.clear();
         self.machine.pci.quiesce_all();
     }

@@ -24,11 +24,10 @@ use crate::memory::image;
 use crate::memory::layout::ram_ranges;
 use crate::memory::lazy::{LazyFill, Source};
 
-/// The records of a state file.
+/// What [`super::save`] wrote.
 struct SavedGuest {
     spec: GuestSpec,
     layout: MemoryLayout,
-    memory: SnapshotMemory,
     vcpus: Vec<VcpuState>,
     irqchip: IrqchipState,
     clock: ClockState,
@@ -39,12 +38,10 @@ struct SavedGuest {
 }
 
 impl SavedGuest {
-    fn read(bytes: &[u8]) -> Result<Self, GuestError> {
-        let mut records = RecordReader::new(bytes)?;
-        let saved = Self {
+    fn take(records: &mut RecordReader<'_>) -> Result<Self, GuestError> {
+        Ok(Self {
             spec: records.one()?,
             layout: records.one()?,
-            memory: records.one()?,
             vcpus: records.many()?,
             irqchip: records.one()?,
             clock: records.one()?,
@@ -52,9 +49,7 @@ impl SavedGuest {
             power: records.one()?,
             pci_root: records.one()?,
             pci_devices: records.many()?,
-        };
-        records.finish()?;
-        Ok(saved)
+        })
     }
 
     /// Checks that the records describe the same machine.
@@ -79,7 +74,6 @@ impl SavedGuest {
                 expected.len() as u64,
             );
         }
-        image::check(&self.memory, size)?;
         let vcpus = u64::from(self.spec.vcpus);
         if self.vcpus.len() as u64 != vcpus {
             return mismatch("vCPUs", self.vcpus.len() as u64, vcpus);
@@ -87,6 +81,39 @@ impl SavedGuest {
         for (index, vcpu) in (0..).zip(&self.vcpus) {
             if vcpu.index != index {
                 return mismatch("as the number of a vCPU", vcpu.index.into(), index.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SavedGuest {
+    /// Checks that the state is of a guest built like the one described by `here`. Paths and taps may
+    /// differ: they are this host's affair.
+    fn check_fits(&self, here: &GuestSpec) -> Result<(), GuestError> {
+        let saved = &self.spec;
+        for (what, found, here) in [
+            ("vCPUs", saved.vcpus.into(), here.vcpus.into()),
+            (
+                "bytes of memory",
+                saved.memory.size_bytes,
+                here.memory.size_bytes,
+            ),
+            ("disks", saved.disks.len() as u64, here.disks.len() as u64),
+            (
+                "network cards",
+                saved.nets.len() as u64,
+                here.nets.len() as u64,
+            ),
+            ("entropy devices", saved.rng.into(), here.rng.into()),
+            (
+                "consoles",
+                saved.console.is_some().into(),
+                here.console.is_some().into(),
+            ),
+        ] {
+            if found != here {
+                return Err(GuestError::Mismatch { what, found, here });
             }
         }
         Ok(())
@@ -110,40 +137,65 @@ pub(super) fn restore(
     options: &RestoreOptions,
     attachments: Attachments,
 ) -> Result<Guest, GuestError> {
-    let mut saved = SavedGuest::read(&snapshot::read_state(dir)?)?;
+    let bytes = snapshot::read_state(dir)?;
+    let mut records = RecordReader::new(&bytes)?;
+    let mut saved = SavedGuest::take(&mut records)?;
+    let memory: SnapshotMemory = records.one()?;
+    records.finish()?;
     apply_overrides(&mut saved.spec, &options.overrides)?;
     saved.check()?;
+    image::check(&memory, saved.spec.memory.size_bytes)?;
     let path = dir.join(MEMORY_FILE);
     let file = File::open(&path).map_err(|source| GuestError::SnapshotRead {
         path: path.clone(),
         source,
     })?;
-    check_length(&file, &path, saved.memory.file_bytes)?;
+    check_length(&file, &path, memory.file_bytes)?;
 
-    let guest = Guest::assemble(saved.spec, attachments)?;
-    let machine = &guest.machine;
+    let guest = Guest::assemble(saved.spec.clone(), attachments, Phase::Waiting)?;
+    let ram = &guest.machine.ram;
     if options.lazy {
         let source = Source {
             file,
-            chunk_bytes: saved.memory.chunk_bytes.into(),
-            digests: saved.memory.digests,
+            chunk_bytes: memory.chunk_bytes.into(),
+            digests: memory.digests,
         };
         let signals = guest.signals.clone();
-        let fill = LazyFill::start(&machine.ram, source, move |failure| {
+        let fill = LazyFill::start(ram, source, move |failure| {
             signals.send(Signal::Memory(failure));
         })?;
         *guest.lazy() = Some(fill);
     } else {
-        image::read(&machine.ram, &file, &saved.memory)?;
+        image::read(ram, &file, &memory)?;
     }
+    apply(&guest, saved)?;
+    Ok(guest)
+}
+
+/// Gives a waiting guest the state of the guest that it takes the place of; its memory is in place.
+pub(super) fn take_state(guest: &Guest, bytes: &[u8]) -> Result<(), GuestError> {
+    let mut records = RecordReader::new(bytes)?;
+    let saved = SavedGuest::take(&mut records)?;
+    records.finish()?;
+    saved.check()?;
+    saved.check_fits(&guest.spec)?;
+    apply(guest, saved)
+}
+
+/// Order matters: interrupt controllers and clock before vCPUs, whose timers refer to them; devices
+/// last, for they raise interrupts.
+fn apply(guest: &Guest, saved: SavedGuest) -> Result<(), GuestError> {
+    let machine = &guest.machine;
+    let begin = Instant::now();
     machine.vm.restore_irqchip(&saved.irqchip)?;
     machine.vm.restore_clock(&saved.clock)?;
-    restore_vcpus(&guest, saved.vcpus)?;
+    restore_vcpus(guest, saved.vcpus)?;
     machine.serial.restore(&saved.serial)?;
     machine.power.restore(&saved.power)?;
     machine.pci.restore(&saved.pci_root, &saved.pci_devices)?;
     *guest.phase() = Phase::Paused;
-    Ok(guest)
+    guest.state_restore.get_or_init(|| begin.elapsed());
+    Ok(())
 }
 
 /// Restoring a vCPU touches guest memory (kvmclock's page, for one), which may be damaged.

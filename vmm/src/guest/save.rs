@@ -16,7 +16,7 @@ pub(super) fn records(guest: &Guest) -> Result<RecordWriter, GuestError> {
     let answers: Vec<_> = machine
         .vcpus
         .iter()
-        .map(crate::vcpu::VcpuHandle::save)
+        .map(|vcpu| vcpu.save())
         .collect::<Result<_, _>>()?;
     let irqchip = machine.vm.save_irqchip()?;
     let clock = machine.vm.save_clock()?;

@@ -36,7 +36,7 @@ pub(super) fn take(guest: &Guest, dir: &Path) -> Result<SnapshotReport, GuestErr
             true
         }
         Phase::Paused | Phase::Created => false,
-        other @ Phase::Lost => return Err(wrong_state("snapshot", other)),
+        other @ (Phase::Waiting | Phase::Lost) => return Err(wrong_state("snapshot", other)),
     };
     let paused = Instant::now();
     let written = complete_memory(guest).and_then(|()| partial.fill(guest));

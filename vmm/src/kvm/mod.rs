@@ -95,14 +95,7 @@ impl Hypervisor {
         if version != KVM_API_VERSION as i32 {
             return Err(KvmError::ApiVersion { found: version });
         }
-        for &(capability, purpose) in REQUIRED {
-            if !kvm.check_extension(capability) {
-                return Err(KvmError::Capability {
-                    name: format!("{capability:?}"),
-                    purpose,
-                });
-            }
-        }
+        require_all(|capability| kvm.check_extension(capability))?;
         let manual = kvm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
         let ring_bytes = kvm.check_extension_raw(KVM_CAP_DIRTY_LOG_RING_ACQ_REL.into());
         let dirty_log = DirtyLogSupport {
@@ -172,3 +165,63 @@ impl Hypervisor {
     }
 }
 pub mod tap_ioctl;
+
+/// The first of the [`REQUIRED`] capabilities that is not offered, as an error.
+fn require_all(offers: impl Fn(Cap) -> bool) -> Result<(), KvmError> {
+    match REQUIRED.iter().find(|(capability, _)| !offers(*capability)) {
+        None => Ok(()),
+        Some(&(capability, purpose)) => Err(KvmError::Capability {
+            name: format!("{capability:?}"),
+            purpose,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &Path) -> KvmError {
+        match Hypervisor::open_at(path) {
+            Ok(_) => panic!("{} is no KVM device", path.display()),
+            Err(error) => error,
+        }
+    }
+
+    #[test]
+    fn a_missing_device_says_what_to_load() {
+        let error = refused(Path::new("/dev/no-such-kvm"));
+        assert!(matches!(error, KvmError::Missing { .. }));
+        assert!(
+            error.to_string().contains("kvm-intel or kvm-amd"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_device_that_is_not_permitted_says_which_group_to_join() {
+        let errno = kvm_ioctls::Error::new(libc::EACCES);
+        let error = KvmError::opening(Path::new("/dev/kvm"), errno);
+        assert!(matches!(error, KvmError::Permission { .. }));
+        assert!(error.to_string().contains("group"), "{error}");
+    }
+
+    #[test]
+    fn something_else_in_the_place_of_the_device_is_noticed() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        assert!(matches!(refused(file.path()), KvmError::ApiVersion { .. }));
+    }
+
+    #[test]
+    fn each_missing_capability_is_named_with_its_purpose() {
+        require_all(|_| true).expect("everything is there");
+        for &(missing, purpose) in REQUIRED {
+            let error = require_all(|c| c as u32 != missing as u32).expect_err("one is missing");
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("{missing:?}")) && text.contains(purpose),
+                "{text}"
+            );
+        }
+    }
+}

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use godwit_proto::state::memory::SnapshotMemory;
-use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::GuestRam;
@@ -243,46 +242,20 @@ fn is_hole(ram: &GuestRam, offset: u64, len: u64) -> bool {
 }
 
 fn read_guest(ram: &GuestRam, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
-    for (address, start, len) in pieces(ram, offset, buffer.len()) {
-        ram.memory()
-            .read_slice(&mut buffer[start..start + len], GuestAddress(address))
-            .map_err(|source| ImageError::Guest { offset, source })?;
-    }
-    Ok(())
+    ram.read(offset, buffer)
+        .map_err(|source| ImageError::Guest { offset, source })
 }
 
 fn write_guest(ram: &GuestRam, offset: u64, bytes: &[u8]) -> Result<(), ImageError> {
-    for (address, start, len) in pieces(ram, offset, bytes.len()) {
-        ram.memory()
-            .write_slice(&bytes[start..start + len], GuestAddress(address))
-            .map_err(|source| ImageError::Guest { offset, source })?;
-    }
-    Ok(())
-}
-
-/// The guest ranges of `len` bytes at `offset` of the memory file, as (guest address, start in the
-/// piece, length): one, or two around the PCI hole.
-fn pieces(ram: &GuestRam, offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
-    let end = offset + len as u64;
-    let mut base = 0;
-    ram.slots().iter().filter_map(move |slot| {
-        let (first, last) = (base, base + slot.len);
-        base = last;
-        let (from, to) = (offset.max(first), end.min(last));
-        (from < to).then(|| {
-            (
-                slot.guest_address + (from - first),
-                (from - offset) as usize,
-                (to - from) as usize,
-            )
-        })
-    })
+    ram.write(offset, bytes)
+        .map_err(|source| ImageError::Guest { offset, source })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::HugePages;
+    use vm_memory::{Bytes, GuestAddress};
 
     const SIZE: u64 = (17 << 20) + 8192;
 

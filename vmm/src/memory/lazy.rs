@@ -9,8 +9,6 @@
 //! A unit whose content is damaged is never given to anyone. Whoever waits for it goes on waiting,
 //! [`Failure`] is reported, and the guest has to be ended: better no guest than a wrong one.
 
-#![allow(unsafe_code)]
-
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,13 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use userfaultfd::{Event, FeatureFlags, RegisterMode, Uffd, UffdBuilder};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::GuestRam;
-use crate::kvm::MemorySlot;
+use super::missing::{MissingError, MissingMemory};
 
 /// Milliseconds without a fault before the next unit is brought in unasked.
 const IDLE_MS: i32 = 1;
@@ -46,21 +43,9 @@ pub struct Source {
 /// Why memory cannot fill on demand.
 #[derive(Debug, thiserror::Error)]
 pub enum LazyError {
-    /// The kernel gives this process no userfaultfd.
-    #[error(
-        "cannot open userfaultfd; run as root, give access to /dev/userfaultfd, or set the sysctl \
-         vm.unprivileged_userfaultfd to 1, or restore eagerly"
-    )]
-    Open(#[source] userfaultfd::Error),
-    /// Guest memory cannot be registered.
-    #[error("cannot register guest memory at {guest_address:#x} with userfaultfd")]
-    Register {
-        /// The range's first guest address.
-        guest_address: u64,
-        /// The kernel's answer.
-        #[source]
-        source: userfaultfd::Error,
-    },
+    /// The kernel does not let pages be absent.
+    #[error("cannot restore lazily; restore eagerly instead")]
+    Missing(#[from] MissingError),
     /// The serving thread cannot be started.
     #[error("cannot start the thread that fills memory")]
     Thread(#[source] io::Error),
@@ -137,27 +122,10 @@ impl LazyFill {
         source: Source,
         on_failure: impl FnOnce(Failure) + Send + 'static,
     ) -> Result<Self, LazyError> {
-        let uffd = UffdBuilder::new()
-            .close_on_exec(true)
-            .non_blocking(true)
-            .user_mode_only(false)
-            .require_features(FeatureFlags::MISSING_SHMEM)
-            .create()
-            .map_err(LazyError::Open)?;
-        for slot in ram.slots() {
-            uffd.register_with_mode(
-                slot.host_address as *mut libc::c_void,
-                slot.len as usize,
-                RegisterMode::MISSING,
-            )
-            .map_err(|source| LazyError::Register {
-                guest_address: slot.guest_address,
-                source,
-            })?;
-        }
+        let memory = MissingMemory::register(ram.clone())?;
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LazyError::Thread)?;
         let epoll = Epoll::new().map_err(LazyError::Thread)?;
-        for (fd, token) in [(uffd.as_raw_fd(), FAULT), (stop.as_raw_fd(), STOP)] {
+        for (fd, token) in [(memory.as_raw_fd(), FAULT), (stop.as_raw_fd(), STOP)] {
             let event = EpollEvent::new(EventSet::IN, token);
             epoll
                 .ctl(ControlOperation::Add, fd, event)
@@ -173,8 +141,7 @@ impl LazyFill {
             unit_bytes,
             _stop: stop.try_clone().map_err(LazyError::Thread)?,
             epoll,
-            uffd,
-            ram: ram.clone(),
+            memory,
             zero_digest: xxh3_64(&vec![0; source.chunk_bytes as usize]),
             source,
             hurry: hurry.clone(),
@@ -223,8 +190,7 @@ impl Drop for LazyFill {
 }
 
 struct Filler {
-    uffd: Uffd,
-    ram: Arc<GuestRam>,
+    memory: MissingMemory,
     source: Source,
     zero_digest: u64,
     unit_bytes: u64,
@@ -245,15 +211,15 @@ impl Filler {
         match self.fill_all() {
             Ok(true) => {
                 self.progress.complete.store(true, Ordering::Release);
-                self.release();
+                self.memory.release();
             }
-            Ok(false) => self.release(),
+            Ok(false) => self.memory.release(),
             Err(failure) => {
                 self.progress.failed.store(true, Ordering::Release);
                 on_failure(failure);
                 // Keep the faults of whoever waits unanswered until the guest is gone.
                 self.wait_for_stop();
-                self.release();
+                self.memory.release();
             }
         }
     }
@@ -285,13 +251,7 @@ impl Filler {
     }
 
     fn serve_faults(&mut self) -> Result<(), Failure> {
-        while let Some(event) = self.uffd.read_event().map_err(Failure::Faults)? {
-            let Event::Pagefault { addr, .. } = event else {
-                continue;
-            };
-            let Some(offset) = self.memory_offset(addr as u64) else {
-                continue;
-            };
+        while let Some(offset) = self.memory.next_fault().map_err(Failure::Faults)? {
             let unit = (offset / self.unit_bytes) as usize;
             if self.units[unit] {
                 // Two threads touched it; the second fault was queued before the unit was in.
@@ -331,20 +291,11 @@ impl Filler {
 
     fn bring_in(&mut self, unit: usize, demanded: bool) -> Result<(), Failure> {
         let offset = unit as u64 * self.unit_bytes;
-        let len = self.unit_bytes.min(self.ram.bytes() - offset);
+        let len = self.unit_bytes.min(self.memory.ram().bytes() - offset);
         self.read_checked(unit, offset, len)?;
-        let mut done = 0;
-        // A unit may lie across the PCI hole: then it is two host ranges.
-        while done < len {
-            let (address, room) = self.host_range(offset + done);
-            let piece = room.min(len - done);
-            self.install(address, done as usize, piece as usize)
-                .map_err(|source| Failure::Install {
-                    offset: offset + done,
-                    source,
-                })?;
-            done += piece;
-        }
+        self.memory
+            .install(offset, &self.buffer[..len as usize])
+            .map_err(|source| Failure::Install { offset, source })?;
         self.units[unit] = true;
         self.progress.bytes.fetch_add(len, Ordering::Relaxed);
         tracing::trace!(offset, len, demanded, "memory filled");
@@ -369,48 +320,11 @@ impl Filler {
         Ok(())
     }
 
-    fn install(&self, address: u64, from: usize, len: usize) -> Result<(), userfaultfd::Error> {
-        let source = self.buffer[from..from + len].as_ptr().cast();
-        // SAFETY: the target is `len` bytes of guest memory registered with this userfaultfd and
-        // kept mapped by `self.ram`; the source is `len` bytes of the buffer. No reference to
-        // guest memory exists; the guest sees either no page or the whole page.
-        match unsafe {
-            self.uffd
-                .copy(source, address as *mut libc::c_void, len, true)
-        } {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     fn wake(&self, unit: usize) {
         let offset = unit as u64 * self.unit_bytes;
-        let (address, room) = self.host_range(offset);
-        let len = self.unit_bytes.min(room) as usize;
-        if let Err(error) = self.uffd.wake(address as *mut libc::c_void, len) {
+        if let Err(error) = self.memory.wake_at(offset, self.unit_bytes) {
             tracing::warn!(%error, "a waiting thread could not be woken");
         }
-    }
-
-    /// The host address at `offset` of the memory file, and the bytes up to the end of its slot.
-    fn host_range(&self, offset: u64) -> (u64, u64) {
-        let (slot, inside) =
-            locate(self.ram.slots(), offset).expect("units lie within guest memory");
-        (slot.host_address + inside, slot.len - inside)
-    }
-
-    /// The offset in the memory file of a faulting host address.
-    fn memory_offset(&self, address: u64) -> Option<u64> {
-        let mut offset = 0;
-        for slot in self.ram.slots() {
-            if let Some(inside) = address.checked_sub(slot.host_address)
-                && inside < slot.len
-            {
-                return Some(offset + inside);
-            }
-            offset += slot.len;
-        }
-        None
     }
 
     fn wait_for_stop(&self) {
@@ -432,28 +346,6 @@ impl Filler {
             }
         }
     }
-
-    /// Gives memory back to the kernel's own faults: what is missing reads as zero from here on.
-    fn release(&self) {
-        for slot in self.ram.slots() {
-            let address = slot.host_address as *mut libc::c_void;
-            if let Err(error) = self.uffd.unregister(address, slot.len as usize) {
-                tracing::warn!(%error, "guest memory stays registered with userfaultfd");
-            }
-        }
-    }
-}
-
-/// The slot that `offset` of the memory file is in, and the offset inside it.
-fn locate(slots: &[MemorySlot], offset: u64) -> Option<(&MemorySlot, u64)> {
-    let mut start = 0;
-    for slot in slots {
-        if offset < start + slot.len {
-            return Some((slot, offset - start));
-        }
-        start += slot.len;
-    }
-    None
 }
 
 #[cfg(test)]
@@ -494,7 +386,7 @@ mod tests {
         let (sender, failures) = mpsc::channel();
         match LazyFill::start(&ram, source, move |f| sender.send(f).unwrap()) {
             Ok(fill) => Some((ram, fill, failures)),
-            Err(LazyError::Open(error)) => {
+            Err(LazyError::Missing(error)) => {
                 eprintln!("SKIPPED: no userfaultfd here: {error}");
                 None
             }

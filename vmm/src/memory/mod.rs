@@ -9,6 +9,8 @@ pub mod io_ring;
 pub mod iovec;
 pub mod layout;
 pub mod lazy;
+pub mod missing;
+pub mod post_copy;
 pub mod ram;
 
 pub use dirty::{DirtyLog, DirtyPages};

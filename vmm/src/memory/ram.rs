@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryError, GuestRegionMmap};
 
 use super::GuestMemory;
 use super::layout::{PAGE_SIZE, ram_ranges};
@@ -201,6 +201,55 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Copies memory from `offset` of the memory file on. The guest may write it at the same time;
+    /// each byte is then old or new.
+    ///
+    /// # Errors
+    /// When the range leaves memory.
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), GuestMemoryError> {
+        let len = bytes.len();
+        self.pieces(offset, len)?
+            .try_for_each(|(address, start, len)| {
+                self.memory
+                    .read_slice(&mut bytes[start..start + len], GuestAddress(address))
+            })
+    }
+
+    /// Writes memory from `offset` of the memory file on.
+    ///
+    /// # Errors
+    /// When the range leaves memory.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), GuestMemoryError> {
+        self.pieces(offset, bytes.len())?
+            .try_for_each(|(address, start, len)| {
+                self.memory
+                    .write_slice(&bytes[start..start + len], GuestAddress(address))
+            })
+    }
+
+    /// The guest ranges of `len` bytes at `offset` of the memory file, as (guest address, start in
+    /// the piece, length): one, or two around the PCI hole.
+    fn pieces(
+        &self,
+        offset: u64,
+        len: usize,
+    ) -> Result<impl Iterator<Item = (u64, usize, usize)>, GuestMemoryError> {
+        let end = offset
+            .checked_add(len as u64)
+            .filter(|&end| end <= self.bytes)
+            .ok_or(GuestMemoryError::InvalidBackendAddress)?;
+        let mut base = 0;
+        Ok(self.slots.iter().filter_map(move |slot| {
+            let (first, last) = (base, base + slot.len);
+            base = last;
+            let (from, to) = (offset.max(first), end.min(last));
+            (from < to).then(|| {
+                let address = slot.guest_address + (from - first);
+                (address, (from - offset) as usize, (to - from) as usize)
+            })
+        }))
+    }
+
     /// The first offset at or after `offset` of the memory file that has a page behind it; the size
     /// when there is none, `None` when the kernel cannot tell.
     pub fn next_data(&self, offset: u64) -> Option<u64> {
@@ -219,10 +268,18 @@ impl GuestRam {
     /// # Errors
     /// The kernel's answer.
     pub fn clear(&self) -> io::Result<()> {
+        self.punch(0, self.bytes)
+    }
+
+    /// Gives the pages of `len` bytes at `offset` of the memory file back to the host.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let (offset, len) = (offset as libc::off_t, len as libc::off_t);
         // SAFETY: the call touches no memory of this process; the guest and its devices are paused.
-        let result =
-            unsafe { libc::fallocate(self.file.as_raw_fd(), mode, 0, self.bytes as libc::off_t) };
+        let result = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, len) };
         if result != 0 {
             Err(io::Error::last_os_error())
         } else {
@@ -234,6 +291,37 @@ impl GuestRam {
     pub fn resident_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
+    }
+
+    /// The host address at `offset` of the memory file, and the bytes from there to the end of its
+    /// slot. Past the end of memory is the caller's mistake.
+    pub(super) fn host_range(&self, offset: u64) -> (u64, u64) {
+        let mut start = 0;
+        for slot in &self.slots {
+            if offset < start + slot.len {
+                let inside = offset - start;
+                return (slot.host_address + inside, slot.len - inside);
+            }
+            start += slot.len;
+        }
+        panic!(
+            "offset {offset:#x} lies outside guest memory of {} bytes",
+            self.bytes
+        )
+    }
+
+    /// Where host `address` lies in the memory file.
+    pub(super) fn offset_of_host(&self, address: u64) -> Option<u64> {
+        let mut offset = 0;
+        for slot in &self.slots {
+            if let Some(inside) = address.checked_sub(slot.host_address)
+                && inside < slot.len
+            {
+                return Some(offset + inside);
+            }
+            offset += slot.len;
+        }
+        None
     }
 
     /// Where guest physical `address` lies in the memory file.
@@ -328,7 +416,6 @@ fn advise_huge(address: u64, len: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::Bytes;
 
     #[test]
     fn memory_is_zero_and_keeps_what_is_written_on_both_sides_of_the_hole() {
@@ -361,6 +448,21 @@ mod tests {
         assert_eq!(ram.file_offset(0xc000_0000), None);
         assert_eq!(ram.file_offset(0x1_0000_0000), Some(0xc000_0000));
         assert_eq!(ram.file_offset(0x1_4000_0000), None);
+    }
+
+    #[test]
+    fn memory_is_read_and_written_across_the_hole_and_never_past_its_end() {
+        let ram = GuestRam::allocate(4 << 30, HugePages::None).unwrap();
+        let hole = 0xc000_0000;
+        ram.write(hole - 2, &[1, 2, 3, 4]).unwrap();
+        let low: [u8; 2] = ram.memory().read_obj(GuestAddress(hole - 2)).unwrap();
+        let high: [u8; 2] = ram.memory().read_obj(GuestAddress(0x1_0000_0000)).unwrap();
+        assert_eq!((low, high), ([1, 2], [3, 4]));
+        let mut back = [0; 6];
+        ram.read(hole - 3, &mut back).unwrap();
+        assert_eq!(back, [0, 1, 2, 3, 4, 0]);
+        assert!(ram.read((4 << 30) - 1, &mut back).is_err());
+        assert!(ram.write(u64::MAX, &[0]).is_err());
     }
 
     #[test]

@@ -16,6 +16,8 @@
 
 mod exit;
 mod thread;
+mod throttle;
 
 pub use exit::{Crash, CrashCause, VcpuEvent};
 pub use thread::{VcpuError, VcpuHandle, VcpuShared};
+pub use throttle::{MAX_PERCENT, Throttle};

@@ -4,7 +4,9 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError};
+use std::sync::mpsc::{
+    self, Receiver, RecvError, RecvTimeoutError, Sender, SyncSender, TryRecvError,
+};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -76,6 +78,8 @@ pub struct VcpuShared {
 
 enum Request {
     Run,
+    /// Stay out of the guest for so long.
+    Sleep(Duration),
     Pause(SyncSender<()>),
     Save(SyncSender<Result<VcpuState, KvmError>>),
     Restore(Box<VcpuState>, SyncSender<Result<(), KvmError>>),
@@ -109,6 +113,7 @@ impl VcpuHandle {
             inbox,
             shared,
             running: false,
+            asleep_until: None,
         };
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
@@ -136,8 +141,8 @@ impl VcpuHandle {
         self.send(Request::Run, "run")
     }
 
-    /// Asks it to pause; [`Answer::wait`] returns when it has. Asking all before waiting for any
-    /// lets them stop at the same time.
+    /// Asks it to pause; the answer comes when it has. Asking all before waiting for any lets them
+    /// stop at the same time.
     ///
     /// # Errors
     /// [`VcpuError::NoAnswer`] when the thread is gone.
@@ -195,6 +200,14 @@ impl VcpuHandle {
             request: "boot",
             answer,
         })
+    }
+
+    /// Keeps a running vCPU out of the guest for `duration`, or until it is asked for something.
+    pub(super) fn sleep(&self, duration: Duration) {
+        // A thread that is gone needs no sleep.
+        if self.requests.send(Request::Sleep(duration)).is_ok() {
+            self.kick();
+        }
     }
 
     /// Tells the thread to end, without waiting for it; dropping the handle does wait.
@@ -301,16 +314,17 @@ struct Runner {
     inbox: Receiver<Request>,
     shared: Arc<VcpuShared>,
     running: bool,
+    /// A running vCPU that is throttled stays out of the guest until then.
+    asleep_until: Option<Instant>,
 }
 
 impl Runner {
     fn serve(mut self) {
         loop {
             let request = if self.running {
-                match self.inbox.try_recv() {
-                    Ok(request) => Some(request),
-                    Err(TryRecvError::Empty) => None,
-                    Err(TryRecvError::Disconnected) => return,
+                match self.next_request() {
+                    Ok(request) => request,
+                    Err(RecvError) => return,
                 }
             } else {
                 match self.inbox.recv() {
@@ -334,15 +348,39 @@ impl Runner {
         }
     }
 
+    /// What a running vCPU is asked for, if anything; waits for it while it has to sleep.
+    fn next_request(&mut self) -> Result<Option<Request>, RecvError> {
+        let Some(until) = self.asleep_until.take() else {
+            return match self.inbox.try_recv() {
+                Ok(request) => Ok(Some(request)),
+                Err(TryRecvError::Empty) => Ok(None),
+                Err(TryRecvError::Disconnected) => Err(RecvError),
+            };
+        };
+        match self
+            .inbox
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            Ok(request) => {
+                self.asleep_until = Some(until);
+                Ok(Some(request))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError),
+        }
+    }
+
     fn obey(&mut self, request: Request) -> ControlFlow<()> {
         match request {
             Request::Run => self.running = true,
+            Request::Sleep(duration) => self.asleep_until = Some(Instant::now() + duration),
             Request::Pause(reply) => {
                 if self.running {
                     self.complete_exit();
                     self.vcpu.mark_paused();
                     self.running = false;
                 }
+                self.asleep_until = None;
                 let _ = reply.send(());
             }
             Request::Save(reply) => {

@@ -99,6 +99,17 @@ impl Running {
         running
     }
 
+    /// Builds one that waits for memory and state.
+    pub fn build_waiting(spec: &GuestSpec) -> Self {
+        let (attachments, lines) = attachments(DirtyTracking::Auto);
+        let guest = Guest::build_waiting(spec, attachments).expect("the guest builds");
+        Self {
+            guest,
+            lines,
+            log: Vec::new(),
+        }
+    }
+
     pub fn restore(dir: &Path, lazy: bool) -> Self {
         let (attachments, lines) = attachments(DirtyTracking::Auto);
         let options = RestoreOptions {
