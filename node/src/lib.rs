@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cli`] | the command line: one file per command, texts, exit codes |
 //! | [`guest_process`] | a guest and the socket through which it is steered; both ends of it |
+//! | [`migrate`] | moving a guest: the migration engine over the VMM |
 //! | [`foreground`] | a guest's console on this terminal, and the signals that end it |
 
 #![forbid(unsafe_code)]
@@ -11,4 +12,5 @@
 pub mod cli;
 pub mod foreground;
 pub mod guest_process;
+pub mod migrate;
 mod wait;

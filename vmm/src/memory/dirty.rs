@@ -77,6 +77,23 @@ impl DirtyPages {
         })
     }
 
+    /// Puts `pages` pages from `first` on in; what is no page is left out.
+    pub fn insert_run(&mut self, first: u64, pages: u64) {
+        let end = first.saturating_add(pages);
+        for slot in &mut self.slots {
+            let from = first.max(slot.first_page);
+            let to = end.min(slot.first_page + slot.pages);
+            let mut page = from;
+            while page < to {
+                let inside = page - slot.first_page;
+                let (bit, room) = (inside % 64, 64 - inside % 64);
+                let count = room.min(to - page);
+                slot.words[(inside / 64) as usize] |= (u64::MAX >> (64 - count)) << bit;
+                page += count;
+            }
+        }
+    }
+
     /// Takes all pages out.
     pub fn clear(&mut self) {
         for slot in &mut self.slots {
@@ -283,6 +300,11 @@ mod tests {
                 if page < split { pages.add(0, page as u64) } else { pages.add(1, (page - split) as u64) }
             }
             let mut seen = vec![false; bits.len()];
+            let mut copy = DirtyPages::over([split as u64, (bits.len() - split) as u64].into_iter());
+            pages.for_each_run(|first, len| copy.insert_run(first, len));
+            prop_assert_eq!(&copy, &pages);
+            copy.insert_run(0, u64::MAX);
+            prop_assert_eq!(copy.count(), bits.len() as u64);
             pages.for_each_run(|first, len| {
                 assert!(len > 0);
                 for page in first..first + len {

@@ -1,0 +1,142 @@
+//! What the migration engine asks of a guest, answered by the VMM.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use godwit_migration::PageSet;
+use godwit_migration::ports::{self, PortError};
+use godwit_vmm::guest::Guest;
+use godwit_vmm::memory::{DirtyLog, DirtyPages, GuestRam};
+
+/// Guest page size, bytes.
+const PAGE: u64 = ports::PAGE_BYTES as u64;
+
+/// A guest's memory.
+pub struct MemoryPort(Arc<GuestRam>);
+
+impl MemoryPort {
+    /// The memory of `guest`.
+    pub fn new(guest: &Guest) -> Self {
+        Self(guest.ram().clone())
+    }
+}
+
+impl ports::GuestMemory for MemoryPort {
+    fn pages(&self) -> u64 {
+        self.0.bytes() / PAGE
+    }
+
+    fn read(&self, first: u64, bytes: &mut [u8]) -> Result<(), PortError> {
+        Ok(self.0.read(offset(first)?, bytes)?)
+    }
+
+    fn write(&self, first: u64, bytes: &[u8]) -> Result<(), PortError> {
+        Ok(self.0.write(offset(first)?, bytes)?)
+    }
+
+    fn write_zeros(&self, first: u64, count: u64) -> Result<(), PortError> {
+        if self.is_untouched(first, count) {
+            return Ok(());
+        }
+        let (start, len) = (offset(first)?, offset(count)?);
+        if start
+            .checked_add(len)
+            .is_none_or(|end| end > self.0.bytes())
+        {
+            return Err(format!("pages {first}+{count} lie outside guest memory").into());
+        }
+        Ok(self.0.punch(start, len)?)
+    }
+
+    fn is_untouched(&self, first: u64, count: u64) -> bool {
+        let (Ok(start), Ok(len)) = (offset(first), offset(count)) else {
+            return false;
+        };
+        self.0
+            .next_data(start)
+            .is_some_and(|data| data >= start.saturating_add(len))
+    }
+}
+
+fn offset(page: u64) -> Result<u64, PortError> {
+    page.checked_mul(PAGE)
+        .ok_or_else(|| format!("page {page} lies outside guest memory").into())
+}
+
+/// The log of pages that a guest writes.
+pub struct LogPort {
+    log: Arc<DirtyLog>,
+    /// What the VMM fills, kept to save making one for each round.
+    scratch: Mutex<DirtyPages>,
+}
+
+impl LogPort {
+    /// The log of `guest`.
+    pub fn new(guest: &Guest) -> Self {
+        let scratch = Mutex::new(DirtyPages::empty(guest.ram()));
+        Self {
+            log: guest.dirty_log().clone(),
+            scratch,
+        }
+    }
+
+    fn with_scratch<R>(&self, use_it: impl FnOnce(&mut DirtyPages) -> R) -> R {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        scratch.clear();
+        use_it(&mut scratch)
+    }
+}
+
+impl ports::DirtyLog for LogPort {
+    fn start(&self) -> Result<(), PortError> {
+        Ok(self.log.start()?)
+    }
+
+    fn collect(&self, pages: &mut PageSet) -> Result<(), PortError> {
+        self.with_scratch(|dirty| {
+            self.log.collect(dirty)?;
+            dirty.for_each_run(|first, count| pages.insert_run(first, count));
+            Ok(())
+        })
+    }
+
+    fn arm(&self, pages: &PageSet) -> Result<(), PortError> {
+        self.with_scratch(|dirty| {
+            for (first, count) in pages.runs() {
+                dirty.insert_run(first, count);
+            }
+            Ok(self.log.arm(dirty)?)
+        })
+    }
+
+    fn stop(&self) -> Result<(), PortError> {
+        Ok(self.log.stop()?)
+    }
+}
+
+/// A guest that can be stopped, saved and restored.
+pub struct GuestPort(Arc<Guest>);
+
+impl GuestPort {
+    /// For `guest`.
+    pub fn new(guest: Arc<Guest>) -> Self {
+        Self(guest)
+    }
+}
+
+impl ports::Pausable for GuestPort {
+    fn pause(&self) -> Result<(), PortError> {
+        Ok(self.0.pause()?)
+    }
+
+    fn resume(&self) -> Result<(), PortError> {
+        Ok(self.0.resume()?)
+    }
+
+    fn save(&self) -> Result<Vec<u8>, PortError> {
+        Ok(self.0.save()?)
+    }
+
+    fn restore(&self, state: &[u8]) -> Result<(), PortError> {
+        Ok(self.0.take_state(state)?)
+    }
+}
