@@ -3,5 +3,6 @@
 
 mod page_set;
 pub mod ports;
+pub mod transport;
 
 pub use page_set::PageSet;
