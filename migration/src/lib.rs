@@ -4,5 +4,6 @@
 pub mod page;
 mod page_set;
 pub mod ports;
+pub mod transport;
 
 pub use page_set::PageSet;
