@@ -1,7 +1,23 @@
 //! The live-migration engine: source and target state machines, page codec, convergence policy and
 //! transport. It defines the ports a guest must offer and knows neither KVM nor Raft.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`ports`] | what a guest must offer to be moved |
+//! | [`options`] | what a user can set |
+//! | [`source`], [`target`] | the two state machines: events and the time in, commands out |
+//! | [`policy`] | when to go on copying, slow the guest, switch, or give up |
+//! | [`report`] | progress, and the receipt |
 
+pub mod options;
 mod page_set;
+pub mod policy;
 pub mod ports;
+pub mod report;
+pub mod source;
+pub mod target;
+
+#[cfg(test)]
+mod sim;
 
 pub use page_set::PageSet;
