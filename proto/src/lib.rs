@@ -12,14 +12,17 @@
 //! | [`guest`] | what a user asks for: [`guest::GuestSpec`] |
 //! | [`state`] | the saved state of a guest, one record per part |
 //! | [`process`] | the messages between a guest process and who steers it |
+//! | [`migrate`] | the messages between the two ends of a migration |
 //! | [`codes`] | error codes, and the exit codes that users see |
 
+mod message;
 mod payload;
 
 pub mod codes;
 pub mod frame;
 pub mod guest;
 pub mod id;
+pub mod migrate;
 pub mod process;
 pub mod record;
 pub mod state;

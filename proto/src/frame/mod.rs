@@ -46,6 +46,10 @@ pub enum FrameKind {
     Request = 2,
     /// [`crate::process::Response`].
     Response = 3,
+    /// [`crate::migrate::FromSource`].
+    FromSource = 4,
+    /// [`crate::migrate::FromTarget`].
+    FromTarget = 5,
 }
 
 impl FrameKind {
@@ -56,6 +60,8 @@ impl FrameKind {
             1 => Some(Self::Hello),
             2 => Some(Self::Request),
             3 => Some(Self::Response),
+            4 => Some(Self::FromSource),
+            5 => Some(Self::FromTarget),
             _ => None,
         }
     }

@@ -27,9 +27,10 @@ pub use response::{
     VcpuStats,
 };
 
-use rkyv::rancor;
+pub use crate::message::MessageError;
 
-use crate::frame::{self, Frame, FrameError, FrameKind, Limits};
+use crate::frame::{FrameKind, Limits};
+use crate::message::message;
 use crate::version::VersionRange;
 
 /// The versions of this protocol that this build speaks.
@@ -54,82 +55,5 @@ pub const RESPONSE_LIMITS: Limits = Limits {
     max_payload_bytes: MAX_RESPONSE_BYTES,
 };
 
-/// Why a message was refused or cannot be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum MessageError {
-    /// The message does not fit a frame.
-    #[error("cannot frame a message")]
-    Frame(#[from] FrameError),
-    /// Another kind of frame was expected.
-    #[error("found a {found:?} frame in place of a {wanted:?} frame")]
-    WrongKind {
-        /// The kind found.
-        found: FrameKind,
-        /// The kind expected.
-        wanted: FrameKind,
-    },
-    /// The message is in a version that this build does not speak.
-    #[error("message is in version {found}, this build speaks {VERSIONS}")]
-    Version {
-        /// The version found.
-        found: u16,
-    },
-    /// The payload is no such message.
-    #[error("{kind:?} is malformed")]
-    Payload {
-        /// What it should be.
-        kind: FrameKind,
-        /// What is wrong.
-        #[source]
-        source: rancor::Error,
-    },
-}
-
-macro_rules! message {
-    ($name:ident, $kind:expr, $max:expr) => {
-        impl $name {
-            /// The frame that holds this message, in the settled `version`.
-            ///
-            /// # Errors
-            /// A message too long for its frame, or a version this build does not speak.
-            pub fn to_frame(&self, version: u16) -> Result<Vec<u8>, MessageError> {
-                check_version(version)?;
-                let payload =
-                    crate::payload::to_bytes(self).map_err(|source| MessageError::Payload {
-                        kind: $kind,
-                        source,
-                    })?;
-                Ok(frame::encode($kind, version, &payload, $max)?)
-            }
-
-            /// The message in `frame`.
-            ///
-            /// # Errors
-            /// Another kind of frame, a version this build does not speak, or a malformed payload.
-            pub fn from_frame(frame: &Frame) -> Result<Self, MessageError> {
-                if frame.kind != $kind {
-                    return Err(MessageError::WrongKind {
-                        found: frame.kind,
-                        wanted: $kind,
-                    });
-                }
-                check_version(frame.version)?;
-                crate::payload::from_bytes(&frame.payload).map_err(|source| MessageError::Payload {
-                    kind: $kind,
-                    source,
-                })
-            }
-        }
-    };
-}
-
-message!(Request, FrameKind::Request, MAX_REQUEST_BYTES);
-message!(Response, FrameKind::Response, MAX_RESPONSE_BYTES);
-
-fn check_version(version: u16) -> Result<(), MessageError> {
-    if VERSIONS.contains(version) {
-        Ok(())
-    } else {
-        Err(MessageError::Version { found: version })
-    }
-}
+message!(Request, FrameKind::Request, REQUEST_LIMITS);
+message!(Response, FrameKind::Response, RESPONSE_LIMITS);

@@ -3,6 +3,7 @@
 //! be anything; nothing may panic, hang or take memory beyond a multiple of the input.
 
 use godwit_proto::frame::{FrameDecoder, FrameKind};
+use godwit_proto::migrate::{FromSource, FromTarget};
 use godwit_proto::process::{RESPONSE_LIMITS, Request, Response};
 use godwit_proto::record::{HEADER_BYTES, Kind, RawRecord, RecordReader};
 use godwit_proto::state::check_payload;
@@ -96,6 +97,10 @@ fn a_damaged_archive_in_an_intact_message_never_panics() {
             refused += u64::from(Request::from_frame(&frame).is_err());
             frame.kind = FrameKind::Response;
             refused += u64::from(Response::from_frame(&frame).is_err());
+            frame.kind = FrameKind::FromSource;
+            refused += u64::from(FromSource::from_frame(&frame).is_err());
+            frame.kind = FrameKind::FromTarget;
+            refused += u64::from(FromTarget::from_frame(&frame).is_err());
         }
     }
     assert!(refused > 1000, "the damage reached only {refused} archives");

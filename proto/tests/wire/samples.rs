@@ -27,6 +27,8 @@ use godwit_proto::state::queue::QueueState;
 use godwit_proto::state::serial::SerialState;
 use godwit_proto::state::vcpu::{CpuidEntry, Msr, VcpuState, Xcr};
 
+mod migrate;
+
 /// Whether bytes decode to the sample's value; an error when they do not decode at all.
 type IsSample = Box<dyn Fn(&[u8]) -> Result<bool, String>>;
 
@@ -49,6 +51,7 @@ pub(crate) fn all() -> Vec<Sample> {
     samples.push(sequence());
     samples.extend(requests().into_iter().map(request));
     samples.extend(responses().into_iter().map(response));
+    samples.extend(migrate::samples());
     samples
 }
 
@@ -175,7 +178,7 @@ fn response(value: Response) -> Sample {
     }
 }
 
-fn one_frame(bytes: &[u8], limits: &frame::Limits) -> Result<Frame, FrameError> {
+pub(crate) fn one_frame(bytes: &[u8], limits: &frame::Limits) -> Result<Frame, FrameError> {
     let (frame, length) = frame::decode(bytes, limits)?;
     assert_eq!(length, bytes.len(), "a sample is one frame");
     Ok(frame.expect("a sample is of a known kind"))
@@ -322,7 +325,7 @@ fn stats(state: GuestState) -> GuestStats {
     }
 }
 
-fn coded_error() -> CodedError {
+pub(crate) fn coded_error() -> CodedError {
     let mut error = CodedError::new(ErrorCode::Disk, "cannot open disk \"root\"")
         .with_fix("stop the guest that uses it");
     error.causes = vec!["/srv/root.img is locked".into(), "os error 11".into()];
@@ -401,7 +404,7 @@ fn stdio_guest_spec() -> GuestSpec {
     spec
 }
 
-fn memory_layout() -> MemoryLayout {
+pub(crate) fn memory_layout() -> MemoryLayout {
     MemoryLayout {
         size_bytes: 4 << 30,
         page_size: 4096,

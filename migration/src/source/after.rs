@@ -1,0 +1,233 @@
+//! The guest has been given up. What is left: pages that the target lacks, and to learn how it went.
+//! There is no way back.
+
+use std::time::Duration;
+
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::migrate::{FromSource, FromTarget, MAX_BITMAP_WORDS, PageRun, SwitchKind};
+
+use super::core::{Core, Runs};
+use super::machine::{Command, Event, Phase, Step};
+use super::push::PushPlan;
+use crate::PageSet;
+use crate::report::{Outcome, Phase as Shown};
+
+/// Pushes under way at once.
+const PUSH_WINDOW: usize = 4;
+/// How often the link is redialled in one migration.
+const MAX_RECOVERIES: u32 = 100;
+
+#[derive(Debug)]
+pub(super) struct After {
+    /// `None` when the target has all memory.
+    plan: Option<PushPlan>,
+    /// Pushes given to the driver and not reported back.
+    pushes: Vec<PageRun>,
+    push_done: bool,
+    link: Link,
+    /// Moves on with every sign of life.
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+enum Link {
+    Up,
+    Redialling,
+    /// Connected again; in post-copy the target tells what it has.
+    Syncing {
+        received: PageSet,
+        next: u64,
+    },
+}
+
+impl After {
+    /// The point of no return.
+    pub(super) fn relinquish(kind: SwitchKind, missing: PageSet, core: &mut Core) -> Phase {
+        assert_eq!(core.runs, Runs::No, "only a paused guest is given up");
+        assert!(!core.relinquished, "a guest is given up once");
+        core.relinquished = true;
+        core.out.push(Command::Relinquish(core.offer.epoch));
+        let epoch = core.offer.epoch;
+        core.send(FromSource::Relinquish { epoch });
+        if core.dirty_log {
+            core.out.push(Command::StopDirtyLog);
+            core.dirty_log = false;
+        }
+        let post_copy = kind == SwitchKind::PostCopy;
+        core.shown(
+            if post_copy {
+                Shown::PostCopy
+            } else {
+                Shown::HandedOver
+            },
+            core.now,
+        );
+        let mut after = Self {
+            plan: post_copy.then(|| PushPlan::new(missing)),
+            pushes: Vec::new(),
+            push_done: false,
+            link: Link::Up,
+            deadline: core.now + core.options.recovery_window,
+        };
+        after.push(core);
+        Phase::After(after)
+    }
+
+    /// When silence has lasted too long.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Pages not sent yet.
+    pub(super) fn remaining(&self) -> u64 {
+        self.plan.as_ref().map_or(0, PushPlan::unsent)
+    }
+
+    pub(super) fn handle(mut self, event: Event, core: &mut Core) -> Phase {
+        match event {
+            Event::Control(message) => {
+                if matches!(self.link, Link::Redialling) {
+                    // Left over from the connection that is gone.
+                    return Phase::After(self);
+                }
+                self.deadline = core.now + core.options.recovery_window;
+                return self.control(message, core);
+            }
+            Event::CommitSeen => return Self::completed(core),
+            Event::PagesSent { run, bytes } => {
+                core.add_bytes(&bytes);
+                if let Some(at) = self.pushes.iter().position(|&push| push == run) {
+                    self.pushes.swap_remove(at);
+                }
+                self.push(core);
+            }
+            Event::LinkLost
+            | Event::Failed {
+                step: Step::SendPages,
+                ..
+            } => return self.redial(core),
+            Event::LinkRestored if matches!(self.link, Link::Redialling) => {
+                let epoch = core.offer.epoch;
+                let migration = core.offer.migration;
+                core.send(FromSource::Recover { migration, epoch });
+                let received = PageSet::empty(core.offer.pages);
+                self.link = Link::Syncing { received, next: 0 };
+                self.deadline = core.now + core.options.recovery_window;
+            }
+            Event::Cancel => core.out.push(Command::CancelTooLate),
+            Event::Tick if core.now >= self.deadline => {
+                let error = "the target took the guest over and cannot be reached any more";
+                let error = CodedError::new(ErrorCode::Unconfirmed, error).with_fix(
+                    "see at the target whether the guest runs before starting it anywhere",
+                );
+                return core.finish(Outcome::Unconfirmed(error));
+            }
+            _ => {}
+        }
+        Phase::After(self)
+    }
+
+    fn control(mut self, message: FromTarget, core: &mut Core) -> Phase {
+        match message {
+            FromTarget::Resumed(times) => {
+                if core.times.resumed.is_none() {
+                    core.times.resumed = Some((core.now, times));
+                }
+                if self.plan.is_none() && matches!(self.link, Link::Syncing { .. }) {
+                    self.link = Link::Up;
+                    core.shown(Shown::HandedOver, core.now);
+                }
+            }
+            FromTarget::Complete => return Self::completed(core),
+            FromTarget::NotStarted { epoch, error } if epoch == core.offer.epoch => {
+                if core.times.resumed.is_none() {
+                    return core.finish(Outcome::NeverStarted(error));
+                }
+                // It said before that the guest runs: one of the two is not true.
+            }
+            FromTarget::PageRequest(run) if matches!(self.link, Link::Up) => {
+                let plan = self.plan.as_mut();
+                if let Some(run) = plan.and_then(|plan| plan.request(run)) {
+                    core.requested_pages += run.count;
+                    core.out.push(Command::SendPages {
+                        run,
+                        requested: true,
+                    });
+                }
+            }
+            FromTarget::Received { first, words, last } => {
+                return self.received(first, &words, last, core);
+            }
+            // A peer that is confused now still has the guest: it is left to its own devices.
+            _ => {}
+        }
+        Phase::After(self)
+    }
+
+    /// A piece of what the target has, in order.
+    fn received(mut self, first: u64, words: &[u64], last: bool, core: &mut Core) -> Phase {
+        let Link::Syncing { received, next } = &mut self.link else {
+            return Phase::After(self);
+        };
+        if first != *next || words.len() > MAX_BITMAP_WORDS || (words.is_empty() && !last) {
+            return self.redial(core);
+        }
+        for (index, word) in words.iter().enumerate() {
+            for bit in (0..64).filter(|bit| word >> bit & 1 == 1) {
+                received.insert(first.saturating_add(index as u64 * 64 + bit));
+            }
+        }
+        *next = first.saturating_add(words.len() as u64 * 64);
+        if last && let Some(plan) = &mut self.plan {
+            plan.resume(received);
+            self.link = Link::Up;
+            core.shown(Shown::PostCopy, core.now);
+            self.push(core);
+        }
+        Phase::After(self)
+    }
+
+    /// Keeps pushes under way.
+    fn push(&mut self, core: &mut Core) {
+        let (Some(plan), Link::Up) = (&mut self.plan, &self.link) else {
+            return;
+        };
+        while self.pushes.len() < PUSH_WINDOW
+            && let Some(run) = plan.next()
+        {
+            self.pushes.push(run);
+            core.out.push(Command::SendPages {
+                run,
+                requested: false,
+            });
+        }
+        if self.pushes.is_empty() && !self.push_done {
+            self.push_done = true;
+            core.send(FromSource::PushDone);
+        }
+    }
+
+    fn redial(mut self, core: &mut Core) -> Phase {
+        if matches!(self.link, Link::Redialling) {
+            return Phase::After(self);
+        }
+        core.recoveries += 1;
+        if core.recoveries > MAX_RECOVERIES {
+            let error = "the link to the target was lost too often";
+            let error = CodedError::new(ErrorCode::Unconfirmed, error);
+            return core.finish(Outcome::Unconfirmed(error));
+        }
+        self.link = Link::Redialling;
+        self.pushes.clear();
+        self.push_done = false;
+        self.deadline = core.now + core.options.recovery_window;
+        core.shown(Shown::Recovering, core.now);
+        core.out.push(Command::Redial);
+        Phase::After(self)
+    }
+
+    fn completed(core: &mut Core) -> Phase {
+        core.out.push(Command::FreeMemory);
+        core.finish(Outcome::Completed)
+    }
+}

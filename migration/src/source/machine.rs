@@ -1,0 +1,591 @@
+//! The source's state machine: events and the time in, commands out.
+//!
+//! ```text
+//! Offering -> Copying -> OpeningWindow -> Switching -> After -> Finished
+//!    |          |  ^         |  |             |          |
+//!    |          |  +---------+  |             |          +-- link lost: redials, resynchronises
+//!    +----------+---------------+-------------+
+//!    |  any failure, cancel, cut link, time up
+//!    v
+//! Unwinding (until the guest runs) -> Finished
+//! ```
+//!
+//! `After` begins with [`Command::Relinquish`] and has no way back to a running guest.
+//!
+//! # Invariants, asserted
+//! - No [`Command::ResumeGuest`] after [`Command::Relinquish`] (MIG-30).
+//! - A failure before it ends with a guest that runs here, or says that it could not be resumed
+//!   (MIG-31).
+//! - [`Command::Finish`] is the last command.
+//!
+//! # Refused
+//! Clocks, randomness, I/O: a driver carries out commands in order and reports what came of them.
+//! Nothing that a peer says makes it panic.
+
+use std::time::Duration;
+
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::id::Epoch;
+use godwit_proto::migrate::{
+    DigestMode, FromSource, FromTarget, MAX_REASONS, Mode, Offer, PageRun, RunDigest, SwitchKind,
+};
+
+use super::after::After;
+use super::core::Core;
+use super::switch::Switching;
+use crate::PageSet;
+use crate::options::Options;
+use crate::policy::{Decision, Reason, RoundFacts};
+use crate::report::{BytesByKind, Outcome, Phase as Shown, Progress, Receipt, RoundReport};
+
+/// A window that took longer than this to open is followed by another round.
+const WINDOW_IS_FRESH: Duration = Duration::from_millis(10);
+/// How often a guest that does not resume is asked again.
+const RESUME_TRIES: u32 = 3;
+
+/// What the driver tells the machine.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The target said something, on the control or fault stream.
+    Control(FromTarget),
+    /// [`Command::StartDirtyLog`] is done.
+    DirtyLogStarted,
+    /// [`Command::CollectDirty`] is done: pages written since they were last armed.
+    Dirty(PageSet),
+    /// [`Command::SendRound`] is done: all batches were given to the link.
+    RoundSent(RoundSent),
+    /// [`Command::OpenWindow`] is done: the change of owner is announced.
+    WindowOpened,
+    /// [`Command::PauseGuest`] is done.
+    Paused,
+    /// [`Command::SaveState`] is done.
+    Saved(Vec<u8>),
+    /// [`Command::DigestMemory`] is done.
+    Digests(Vec<RunDigest>),
+    /// [`Command::ResumeGuest`] is done.
+    Resumed,
+    /// [`Command::SendPages`] is done.
+    PagesSent {
+        /// Which.
+        run: PageRun,
+        /// Bytes on the wire.
+        bytes: BytesByKind,
+    },
+    /// The control plane says that the target's ownership is committed; as good as
+    /// [`FromTarget::Complete`].
+    CommitSeen,
+    /// A command failed.
+    Failed {
+        /// Which.
+        step: Step,
+        /// Why.
+        error: CodedError,
+    },
+    /// The connection is dead or gone.
+    LinkLost,
+    /// [`Command::Redial`] is done: there is a new connection, and nothing was said on it.
+    LinkRestored,
+    /// The user wants it to stop.
+    Cancel,
+    /// Time has passed; due at [`Source::deadline`].
+    Tick,
+}
+
+/// A command that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// [`Command::StartDirtyLog`].
+    StartDirtyLog,
+    /// [`Command::CollectDirty`].
+    CollectDirty,
+    /// [`Command::SendRound`].
+    SendRound,
+    /// [`Command::SetThrottle`].
+    SetThrottle,
+    /// [`Command::OpenWindow`]; also when the control plane refuses.
+    OpenWindow,
+    /// [`Command::PauseGuest`]; the guest then runs.
+    PauseGuest,
+    /// [`Command::SaveState`].
+    SaveState,
+    /// [`Command::DigestMemory`].
+    DigestMemory,
+    /// [`Command::ResumeGuest`].
+    ResumeGuest,
+    /// [`Command::SendPages`].
+    SendPages,
+}
+
+/// What a round put on the link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoundSent {
+    /// The round.
+    pub round: u32,
+    /// Batches by bulk stream.
+    pub batches: Vec<u64>,
+    /// Pages.
+    pub pages: u64,
+    /// Of those, pages that were neither zero nor unchanged.
+    pub content_pages: u64,
+    /// Bytes.
+    pub bytes: BytesByKind,
+}
+
+/// What the driver is to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Send on the control stream. Dropped when the link is down.
+    SendControl(FromSource),
+    /// Log the pages that the guest and its devices write: [`Event::DirtyLogStarted`].
+    StartDirtyLog,
+    /// Read the log: [`Event::Dirty`].
+    CollectDirty,
+    /// Arm `pages`, unless `last`; then read, encode and send them on the bulk streams, marked with
+    /// the round: [`Event::RoundSent`].
+    SendRound {
+        /// The round.
+        round: u32,
+        /// Its pages.
+        pages: PageSet,
+        /// Whether the guest is paused.
+        last: bool,
+    },
+    /// Drop what is not sent yet; no [`Event::RoundSent`] is expected any more.
+    StopSending,
+    /// Take this part of their time from vCPUs; 0 to 99 percent.
+    SetThrottle(u8),
+    /// Announce the change of owner: [`Event::WindowOpened`].
+    OpenWindow,
+    /// Take that back.
+    CloseWindow,
+    /// [`Event::Paused`].
+    PauseGuest,
+    /// [`Event::Saved`].
+    SaveState,
+    /// Digest these pages of the paused guest: [`Event::Digests`].
+    DigestMemory(PageSet),
+    /// Let the guest run on here, also when a pause is under way: [`Event::Resumed`].
+    ResumeGuest,
+    /// Stop logging.
+    StopDirtyLog,
+    /// Promise never to run this epoch again. Only memory is written; it cannot fail.
+    Relinquish(Epoch),
+    /// Send pages after the guest: [`Event::PagesSent`].
+    SendPages {
+        /// Which.
+        run: PageRun,
+        /// A vCPU waits: on the fault stream, before all others.
+        requested: bool,
+    },
+    /// Drop the connection with all that is queued on it, and connect again until that succeeds or
+    /// [`Command::Finish`]: [`Event::LinkRestored`].
+    Redial,
+    /// The guest's memory is not needed any more. Digests may be kept.
+    FreeMemory,
+    /// Tell who cancelled that the target has the guest.
+    CancelTooLate,
+    /// It is over; the receipt is [`Source::receipt`].
+    Finish(Outcome),
+}
+
+/// A guest being moved away.
+#[derive(Debug)]
+pub struct Source {
+    core: Core,
+    phase: Phase,
+}
+
+/// What each phase knows.
+#[derive(Debug)]
+pub(super) enum Phase {
+    Offering { deadline: Duration },
+    Copying(Copying),
+    OpeningWindow(OpeningWindow),
+    Switching(Switching),
+    After(After),
+    Unwinding { outcome: Outcome, tries: u32 },
+    Finished,
+}
+
+/// A round.
+#[derive(Debug)]
+pub(super) struct Copying {
+    round: u32,
+    began: Duration,
+    step: CopyStep,
+}
+
+#[derive(Debug)]
+enum CopyStep {
+    StartingLog,
+    Sending,
+    AwaitingAck { sent: RoundSent, at: Duration },
+    Collecting { sent: RoundSent, acked: Duration },
+}
+
+/// Waiting until the change of owner is announced.
+#[derive(Debug)]
+pub(super) struct OpeningWindow {
+    kind: SwitchKind,
+    pending: PageSet,
+    asked: Duration,
+    predicted: Duration,
+}
+
+/// Who wants a migration, for the receipt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Who asked.
+    pub asked_by: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Source {
+    /// Offers the guest to a target that has just been connected. `options` have been checked and
+    /// agree with the offer's mode; `now` is any time from which later ones are counted.
+    pub fn start(
+        offer: Offer,
+        options: Options,
+        request: Request,
+        now: Duration,
+    ) -> (Self, Vec<Command>) {
+        let deadline = now + options.prepare_timeout;
+        let hello = FromSource::Offer(Box::new(offer.clone()));
+        let mut core = Core::new(offer, options, request, now);
+        core.shown(Shown::Preparing, now);
+        let source = Self {
+            core,
+            phase: Phase::Offering { deadline },
+        };
+        (source, vec![Command::SendControl(hello)])
+    }
+
+    /// Takes an event; returns what to do about it. `now` never falls.
+    pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
+        let core = &mut self.core;
+        core.now = core.now.max(now);
+        if let Event::Control(FromTarget::Ping { nonce }) = event {
+            return vec![Command::SendControl(FromSource::Pong { nonce })];
+        }
+        if matches!(event, Event::Control(FromTarget::Pong { .. })) {
+            return Vec::new();
+        }
+        let phase = std::mem::replace(&mut self.phase, Phase::Finished);
+        self.phase = match phase {
+            Phase::Finished => Phase::Finished,
+            Phase::Unwinding { outcome, tries } => unwinding(outcome, tries, event, core),
+            Phase::After(after) => after.handle(event, core),
+            before => Self::before_relinquish(before, event, core),
+        };
+        let commands = std::mem::take(&mut core.out);
+        let last = commands
+            .iter()
+            .position(|c| matches!(c, Command::Finish(_)));
+        assert!(
+            last.is_none_or(|at| at + 1 == commands.len()),
+            "nothing follows the end"
+        );
+        commands
+    }
+
+    /// When [`Event::Tick`] is due, if nothing else happens.
+    pub fn deadline(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Offering { deadline } => Some(*deadline),
+            Phase::Copying(_) => Some(self.core.copy_deadline()),
+            Phase::OpeningWindow(w) => Some(w.asked + self.core.options.prepare_timeout),
+            Phase::Switching(s) => Some(s.deadline()),
+            Phase::After(a) => Some(a.deadline()),
+            Phase::Unwinding { .. } | Phase::Finished => None,
+        }
+    }
+
+    /// Whether [`Command::Finish`] was given.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Finished)
+    }
+
+    /// Whether the guest has been given up: cancelling is too late.
+    pub fn has_relinquished(&self) -> bool {
+        self.core.relinquished
+    }
+
+    /// What to show now.
+    pub fn progress(&self) -> Progress {
+        let mut progress = self.core.progress.clone();
+        if let Phase::After(after) = &self.phase {
+            progress.remaining_pages = after.remaining();
+        }
+        progress
+    }
+
+    /// What to keep; complete once [`Source::is_finished`].
+    pub fn receipt(&self) -> Receipt {
+        self.core.receipt()
+    }
+
+    /// What all phases before the relinquish answer alike.
+    fn before_relinquish(phase: Phase, event: Event, core: &mut Core) -> Phase {
+        match event {
+            Event::Cancel | Event::Control(FromTarget::Cancel) => {
+                return core.stay(CodedError::new(
+                    ErrorCode::Cancelled,
+                    "the migration was cancelled",
+                ));
+            }
+            Event::LinkLost => {
+                core.link_up = false;
+                return core.stay(CodedError::new(
+                    ErrorCode::LinkLost,
+                    "the link to the target was lost",
+                ));
+            }
+            Event::Failed { step, error } => {
+                core.failed(step);
+                return core.stay(error);
+            }
+            Event::Control(FromTarget::Abort(error)) => return core.stay(error),
+            _ => {}
+        }
+        match phase {
+            Phase::Offering { deadline } => offering(deadline, event, core),
+            Phase::Copying(copying) => copying.handle(event, core),
+            Phase::OpeningWindow(window) => window.handle(event, core),
+            Phase::Switching(switching) => switching.handle(event, core),
+            Phase::After(_) | Phase::Unwinding { .. } | Phase::Finished => {
+                unreachable!("handled by the caller")
+            }
+        }
+    }
+}
+
+fn offering(deadline: Duration, event: Event, core: &mut Core) -> Phase {
+    match event {
+        Event::Control(FromTarget::Accept(accept)) => {
+            if accept.retained && core.offer.retained.is_none() {
+                return core.protocol("an accepted copy that was not offered");
+            }
+            match core.offer.mode {
+                Mode::PreCopy | Mode::Hybrid => {
+                    core.dirty_log = true;
+                    core.out.push(Command::StartDirtyLog);
+                    core.shown(Shown::Copying, core.now);
+                    Phase::Copying(Copying {
+                        round: 0,
+                        began: core.now,
+                        step: CopyStep::StartingLog,
+                    })
+                }
+                Mode::PostCopy => {
+                    let all = PageSet::full(core.offer.pages);
+                    open_window(SwitchKind::PostCopy, all, Duration::ZERO, core)
+                }
+                Mode::Local => {
+                    let none = PageSet::empty(core.offer.pages);
+                    open_window(SwitchKind::Local, none, Duration::ZERO, core)
+                }
+            }
+        }
+        Event::Control(FromTarget::Refuse(mut reasons)) => {
+            reasons.truncate(MAX_REASONS);
+            if reasons.is_empty() {
+                reasons.push(CodedError::new(
+                    ErrorCode::Refused,
+                    "the target gave no reason",
+                ));
+            }
+            core.finish(Outcome::Refused(reasons))
+        }
+        Event::Tick if core.now >= deadline => {
+            core.timed_out("the target did not answer the offer")
+        }
+        Event::Control(_) => core.protocol("an answer that is none to an offer"),
+        _ => Phase::Offering { deadline },
+    }
+}
+
+impl Copying {
+    /// Sends `pages` as the next round.
+    fn begin(round: u32, pages: PageSet, core: &mut Core) -> Phase {
+        core.progress.round = round;
+        core.progress.remaining_pages = pages.count();
+        core.sending = true;
+        core.out.push(Command::SendControl(FromSource::RoundBegin {
+            round,
+            pages: pages.count(),
+        }));
+        core.out.push(Command::SendRound {
+            round,
+            pages,
+            last: false,
+        });
+        Phase::Copying(Self {
+            round,
+            began: core.now,
+            step: CopyStep::Sending,
+        })
+    }
+
+    fn handle(self, event: Event, core: &mut Core) -> Phase {
+        match (self.step, event) {
+            (CopyStep::StartingLog, Event::DirtyLogStarted) => {
+                Self::begin(1, PageSet::full(core.offer.pages), core)
+            }
+            (CopyStep::Sending, Event::RoundSent(sent)) if sent.round == self.round => {
+                core.sending = false;
+                core.round_sent(&sent);
+                Phase::Copying(Self {
+                    step: CopyStep::AwaitingAck { sent, at: core.now },
+                    ..self
+                })
+            }
+            (
+                CopyStep::AwaitingAck { sent, at },
+                Event::Control(FromTarget::RoundAck { round }),
+            ) if round == self.round => {
+                core.round_trip = core.round_trip.min(core.now - at);
+                core.out.push(Command::CollectDirty);
+                let acked = core.now;
+                Phase::Copying(Self {
+                    step: CopyStep::Collecting { sent, acked },
+                    ..self
+                })
+            }
+            (CopyStep::Collecting { sent, acked }, Event::Dirty(dirty)) => {
+                Self::choose(self.round, self.began, &sent, acked, dirty, core)
+            }
+            (_, Event::Control(_)) => core.protocol("a message that does not belong into a round"),
+            (_, Event::Tick) if core.now >= core.copy_deadline() => {
+                core.timed_out("memory was not copied in time")
+            }
+            (step, _) => Phase::Copying(Self { step, ..self }),
+        }
+    }
+
+    fn choose(
+        round: u32,
+        began: Duration,
+        sent: &RoundSent,
+        acked: Duration,
+        dirty: PageSet,
+        core: &mut Core,
+    ) -> Phase {
+        if dirty.capacity() != core.offer.pages {
+            return core.protocol("a dirty log of another guest");
+        }
+        let facts = RoundFacts {
+            round,
+            pages: sent.pages,
+            content_pages: sent.content_pages,
+            wire_bytes: sent.bytes.total(),
+            duration: acked - began,
+            dirty_pages: dirty.count(),
+            switch_cost: core.switch_cost(),
+            elapsed: core.now - core.began,
+        };
+        let choice = core.policy.choose(&facts);
+        core.chose(&facts, &choice);
+        core.report_round(RoundReport {
+            round,
+            began: began - core.began,
+            duration: facts.duration,
+            pages: sent.pages,
+            bytes: sent.bytes,
+            dirty_pages: facts.dirty_pages,
+            dirty_rate: choice.dirty_rate,
+            link_rate: choice.link_rate,
+            throttle_percent: core.throttle,
+            predicted_downtime: choice.predicted_downtime,
+            reason: Some(choice.reason),
+        });
+        match choice.decision {
+            Decision::Continue(percent) => {
+                core.set_throttle(percent);
+                Self::begin(round + 1, dirty, core)
+            }
+            Decision::Switch => {
+                let kind = SwitchKind::LastRound(round + 1);
+                if core.window {
+                    return Switching::begin(kind, dirty, choice.predicted_downtime, core);
+                }
+                open_window(kind, dirty, choice.predicted_downtime, core)
+            }
+            Decision::PostCopy => {
+                let kind = SwitchKind::PostCopy;
+                if core.window {
+                    return Switching::begin(kind, dirty, Duration::ZERO, core);
+                }
+                open_window(kind, dirty, Duration::ZERO, core)
+            }
+            Decision::GiveUp => {
+                debug_assert_eq!(choice.reason, Reason::TimeUp, "only time gives up");
+                core.timed_out("memory was not copied in time")
+            }
+        }
+    }
+}
+
+fn open_window(kind: SwitchKind, pending: PageSet, predicted: Duration, core: &mut Core) -> Phase {
+    core.window = true;
+    core.shown(Shown::OpeningWindow, core.now);
+    core.out.push(Command::OpenWindow);
+    Phase::OpeningWindow(OpeningWindow {
+        kind,
+        pending,
+        asked: core.now,
+        predicted,
+    })
+}
+
+impl OpeningWindow {
+    fn handle(self, event: Event, core: &mut Core) -> Phase {
+        match event {
+            Event::WindowOpened => {
+                let late = core.now - self.asked > WINDOW_IS_FRESH;
+                match self.kind {
+                    // The guest wrote meanwhile; the prediction is of old.
+                    SwitchKind::LastRound(round) if late => {
+                        core.shown(Shown::Copying, core.now);
+                        Copying::begin(round, self.pending, core)
+                    }
+                    kind => Switching::begin(kind, self.pending, self.predicted, core),
+                }
+            }
+            Event::Tick if core.now >= self.asked + core.options.prepare_timeout => {
+                core.timed_out("the change of owner could not be announced in time")
+            }
+            Event::Control(_) => core.protocol("a message before the switch"),
+            _ => Phase::OpeningWindow(self),
+        }
+    }
+}
+
+/// Waits until the guest runs here again.
+fn unwinding(outcome: Outcome, tries: u32, event: Event, core: &mut Core) -> Phase {
+    match event {
+        Event::Resumed => core.finish(outcome),
+        Event::Failed {
+            step: Step::ResumeGuest,
+            error,
+        } => {
+            if tries + 1 >= RESUME_TRIES {
+                let stuck = CodedError::from_error(ErrorCode::SourceStuck, &error);
+                return core.finish(Outcome::SourceStuck(stuck));
+            }
+            core.resume();
+            Phase::Unwinding {
+                outcome,
+                tries: tries + 1,
+            }
+        }
+        _ => Phase::Unwinding { outcome, tries },
+    }
+}
+
+impl Core {
+    /// Whether memory is compared at the switch.
+    pub(super) fn compares(&self) -> bool {
+        self.offer.digests == DigestMode::Switch
+    }
+}
