@@ -7,10 +7,12 @@
 //! | [`options`] | what a user can set |
 //! | [`source`], [`target`] | the two state machines: events and the time in, commands out |
 //! | [`page`] | pages as bytes: zero runs, deltas, compressed blocks |
+//! | [`driver`] | what carries out the machines' commands |
 //! | [`transport`] | QUIC between the two ends: control, bulk and fault streams |
 //! | [`policy`] | when to go on copying, slow the guest, switch, or give up |
 //! | [`report`] | progress, and the receipt |
 
+pub mod driver;
 pub mod options;
 pub mod page;
 mod page_set;

@@ -47,13 +47,7 @@ macro_rules! message {
             /// # Errors
             /// A message too long for its frame, or a version this build does not speak.
             pub fn to_frame(&self, version: u16) -> Result<Vec<u8>, $crate::message::MessageError> {
-                $crate::message::check_version(version, $limits.versions)?;
-                let payload = $crate::payload::to_bytes(self).map_err(|source| {
-                    $crate::message::MessageError::Payload {
-                        kind: $kind,
-                        source,
-                    }
-                })?;
+                let payload = self.to_payload(version)?;
                 Ok($crate::frame::encode(
                     $kind,
                     version,
@@ -61,6 +55,26 @@ macro_rules! message {
                     $limits.max_payload_bytes,
                 )?)
             }
+
+            /// The payload of that frame, for who makes frames elsewhere.
+            ///
+            /// # Errors
+            /// A version this build does not speak.
+            pub fn to_payload(
+                &self,
+                version: u16,
+            ) -> Result<Vec<u8>, $crate::message::MessageError> {
+                $crate::message::check_version(version, $limits.versions)?;
+                $crate::payload::to_bytes(self).map_err(|source| {
+                    $crate::message::MessageError::Payload {
+                        kind: $kind,
+                        source,
+                    }
+                })
+            }
+
+            /// The kind of that frame.
+            pub const FRAME_KIND: $crate::frame::FrameKind = $kind;
 
             /// The message in `frame`.
             ///

@@ -190,6 +190,12 @@ impl PageEncoder {
         self.sink.stats
     }
 
+    /// Batches encoded so far.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.sink.sequence
+    }
+
     /// The choice of codec, to be told about the link.
     pub fn codec_mut(&mut self) -> &mut CodecChooser {
         &mut self.codec

@@ -38,6 +38,24 @@ impl PageStats {
     }
 }
 
+impl PageStats {
+    /// What was added since `before`, an earlier value of the same count.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let difference = |now: KindStats, then: KindStats| KindStats {
+            pages: now.pages - then.pages,
+            bytes: now.bytes - then.bytes,
+        };
+        Self {
+            zero: difference(self.zero, before.zero),
+            unchanged: difference(self.unchanged, before.unchanged),
+            delta: difference(self.delta, before.delta),
+            zstd: difference(self.zstd, before.zstd),
+            raw: difference(self.raw, before.raw),
+        }
+    }
+}
+
 impl AddAssign for KindStats {
     fn add_assign(&mut self, other: Self) {
         self.pages += other.pages;

@@ -109,7 +109,7 @@ impl From<HugePagesArg> for HugePages {
 
 /// Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Size(u64);
+pub(super) struct Size(pub(super) u64);
 
 impl FromStr for Size {
     type Err = String;

@@ -3,7 +3,9 @@
 
 mod guest_args;
 mod inspect;
+mod migrate;
 pub mod output;
+mod receive;
 mod restore;
 mod run;
 mod vmm;
@@ -51,6 +53,8 @@ struct Cli {
 enum Command {
     Run(Box<run::Run>),
     Restore(restore::Restore),
+    Migrate(migrate::Migrate),
+    Receive(receive::Receive),
     #[command(subcommand)]
     Snapshot(Snapshot),
     #[command(hide = true)]
@@ -71,6 +75,8 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(command) => command.execute(),
         Command::Restore(command) => command.execute(),
+        Command::Migrate(command) => command.execute(),
+        Command::Receive(command) => command.execute(),
         Command::Snapshot(Snapshot::Inspect(command)) => command.execute(),
         Command::Vmm(command) => command.execute(),
         Command::VmmCtl(command) => command.execute(),

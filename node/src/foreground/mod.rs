@@ -85,7 +85,10 @@ impl Foreground {
     /// It cannot be started, or its console not be connected; the guest has ended then.
     pub fn run(mut self, signals: Signals) -> Result<ExitReason, CodedError> {
         let ran = self.attach().and_then(|terminal| {
-            self.machine.start()?;
+            // A guest that was moved here runs already.
+            if !self.machine.is_running()? {
+                self.machine.start()?;
+            }
             self.serve(&signals)?;
             Ok(terminal)
         });

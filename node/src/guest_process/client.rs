@@ -8,7 +8,7 @@ use std::time::Duration;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
 use godwit_proto::process::{
-    ConsoleKind, ExitReason, GuestStats, Overrides, RESPONSE_LIMITS, Request, Response,
+    ConsoleKind, ExitReason, GuestStats, MigrateRequest, Overrides, RESPONSE_LIMITS, Request, Response,
     SnapshotReport, VERSIONS,
 };
 
@@ -207,6 +207,37 @@ impl Client {
                 request: "snapshot",
             }),
         }
+    }
+
+    /// Moves the guest; waits until that is over, however long it takes. Returns whether it was moved,
+    /// and the receipt as JSON.
+    ///
+    /// # Errors
+    /// As [`Client::request`]; the guest runs on then.
+    pub fn migrate(&mut self, request: MigrateRequest) -> Result<(bool, String), ClientError> {
+        match self.request(&Request::Migrate(request))? {
+            Response::Migrated { moved, receipt } => Ok((moved, receipt)),
+            _ => Err(ClientError::WrongAnswer { request: "migrate" }),
+        }
+    }
+
+    /// The progress of a migration under way as JSON; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn migration_progress(&mut self) -> Result<Option<String>, ClientError> {
+        match self.request(&Request::MigrationProgress)? {
+            Response::Migrating(progress) => Ok(progress),
+            _ => Err(ClientError::WrongAnswer { request: "migration-progress" }),
+        }
+    }
+
+    /// Asks to leave the guest where it is.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn cancel_migration(&mut self) -> Result<(), ClientError> {
+        self.done("cancel-migration", &Request::CancelMigration)
     }
 
     /// Counters.

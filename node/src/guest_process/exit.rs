@@ -17,6 +17,7 @@ pub fn describe(reason: &ExitReason) -> String {
         ExitReason::KvmError { vcpu, message, .. } => {
             format!("guest stopped by KVM on vcpu {vcpu}: {message} (look at its registers)")
         }
+        ExitReason::Migrated => "guest moved; it runs elsewhere now".into(),
         ExitReason::Failed(error) => error.to_string(),
     }
     .replace(char::is_control, " ")
@@ -31,6 +32,7 @@ pub fn name(reason: &ExitReason) -> &'static str {
         ExitReason::Stopped => "stopped",
         ExitReason::TripleFault { .. } => "triple-fault",
         ExitReason::KvmError { .. } => "kvm-error",
+        ExitReason::Migrated => "migrated",
         ExitReason::Failed(_) => "failed",
     }
 }

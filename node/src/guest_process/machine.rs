@@ -23,12 +23,17 @@ use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
-use godwit_proto::process::{ConsoleKind, ExitReason, Request, Response, SnapshotReport};
+use godwit_migration::report::{Outcome, Progress, Receipt};
+use godwit_proto::process::{
+    ConsoleKind, ExitReason, GuestState, MigrateRequest, Request, Response, SnapshotReport,
+};
 use godwit_vmm::devices::terminal::InputPump;
 use godwit_vmm::guest::{self, Guest, GuestError, GuestEvent, RestoreOptions};
 use godwit_vmm::vcpu::{Crash, CrashCause};
+use tokio::sync::watch;
 
 use super::console::{Consoles, Ends};
+use crate::migrate;
 use crate::wait::Flag;
 
 /// How long the end waits for requests that are under way: as long as a large snapshot may take.
@@ -50,6 +55,8 @@ pub struct Machine {
     returned: Condvar,
     /// Held while the guest is changed.
     change: Mutex<()>,
+    /// The migration under way, or the one after which the guest is not ours any more.
+    migration: Mutex<Migration>,
     /// Raised when the end is complete.
     ended: Flag,
     options: MachineOptions,
@@ -59,6 +66,34 @@ struct Inner {
     slot: Slot,
     /// Uses of the guest that are under way.
     leases: usize,
+}
+
+/// Whether the guest is being moved.
+enum Migration {
+    None,
+    UnderWay {
+        cancel: watch::Sender<bool>,
+        shown: watch::Receiver<Option<Progress>>,
+    },
+    /// It runs elsewhere, or may: it never runs here again.
+    GivenAway,
+}
+
+impl Migration {
+    /// Refuses what must not be done to a guest that is being moved.
+    fn refuse(&self) -> Result<(), CodedError> {
+        let (message, fix) = match self {
+            Self::None => return Ok(()),
+            Self::UnderWay { .. } => {
+                ("the guest is being moved", "wait for the end of the migration, or cancel it")
+            }
+            Self::GivenAway => (
+                "the guest was given away and may run at the target",
+                "look there; stop this process when it does",
+            ),
+        };
+        Err(CodedError::new(ErrorCode::WrongState, message).with_fix(fix))
+    }
 }
 
 enum Slot {
@@ -88,6 +123,7 @@ impl Machine {
             }),
             returned: Condvar::new(),
             change: Mutex::new(()),
+            migration: Mutex::new(Migration::None),
             ended: Flag::new()?,
             options,
         }))
@@ -125,6 +161,76 @@ impl Machine {
         })
     }
 
+    /// Builds a guest that waits for the memory and the state of one that is elsewhere, and returns it.
+    ///
+    /// # Errors
+    /// As [`Machine::create`].
+    pub fn create_waiting(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Guest>, CodedError> {
+        self.build(|| {
+            let (ends, attachments) =
+                Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+            let guest = Guest::build_waiting(spec, attachments).map_err(|error| error.coded())?;
+            Ok((guest, ends))
+        })?;
+        Ok(self.lease()?.present().guest.clone())
+    }
+
+    /// Moves the guest to where `request` says. The receipt tells what became of it; when the guest is
+    /// gone, it has ended here.
+    ///
+    /// # Errors
+    /// There is no guest, one migration is under way, or the target was not reached. The guest runs
+    /// on here then.
+    pub fn migrate(&self, request: &MigrateRequest) -> Result<Receipt, CodedError> {
+        let lease = self.lease()?;
+        let (cancel, cancelled) = watch::channel(false);
+        let (progress, shown) = watch::channel(None);
+        {
+            // Changes under way come first; later ones see the migration.
+            let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut migration = self.migration();
+            migration.refuse()?;
+            *migration = Migration::UnderWay { cancel, shown };
+        }
+        let guest = lease.present().guest.clone();
+        let moved = migrate::move_guest(guest, request, cancelled, progress);
+        let outcome = moved.as_ref().ok().and_then(|receipt| receipt.outcome.clone());
+        *self.migration() = match &outcome {
+            Some(Outcome::Completed | Outcome::Unconfirmed(_)) => Migration::GivenAway,
+            _ => Migration::None,
+        };
+        drop(lease);
+        if let Some(Outcome::Completed) = outcome {
+            self.end(ExitReason::Migrated);
+        }
+        moved
+    }
+
+    /// How far a migration under way has come; `None` when none is.
+    #[must_use]
+    pub fn migration_progress(&self) -> Option<Progress> {
+        match &*self.migration() {
+            Migration::UnderWay { shown, .. } => shown.borrow().clone(),
+            Migration::None | Migration::GivenAway => None,
+        }
+    }
+
+    /// Leaves the guest where it is, if that is still possible.
+    pub fn cancel_migration(&self) {
+        if let Migration::UnderWay { cancel, .. } = &*self.migration() {
+            // Whoever moves the guest has ended: then there is nothing to cancel.
+            let _ = cancel.send(true);
+        }
+    }
+
+    /// Whether the guest's vCPUs run.
+    ///
+    /// # Errors
+    /// There is no guest.
+    pub fn is_running(&self) -> Result<bool, CodedError> {
+        self.with_guest(|guest| Ok(guest.stats().state == GuestState::Running))
+    }
+
     /// Lets a guest run that was created or restored and never ran here.
     ///
     /// # Errors
@@ -160,6 +266,20 @@ impl Machine {
             }
             Request::Stats => {
                 return respond(self.with_guest(|guest| Ok(guest.stats())), Response::Stats);
+            }
+            Request::Migrate(request) => {
+                return respond(self.migrate(&request), |receipt| Response::Migrated {
+                    moved: matches!(receipt.outcome, Some(Outcome::Completed)),
+                    receipt: json(&receipt),
+                });
+            }
+            Request::MigrationProgress => {
+                let progress = self.migration_progress();
+                return Response::Migrating(progress.map(|progress| json(&progress)));
+            }
+            Request::CancelMigration => {
+                self.cancel_migration();
+                Ok(())
             }
             Request::Stop => return Response::Exited(self.end(ExitReason::Stopped)),
             Request::AttachConsole { .. } => Err(CodedError::new(
@@ -224,6 +344,7 @@ impl Machine {
         let before = std::mem::replace(&mut inner.slot, Slot::Ended(reason.clone()));
         drop(inner);
         if let Slot::Present(present) = before {
+            self.cancel_migration();
             present.consoles.leave();
             present.guest.interrupt();
             let (inner, late) = self
@@ -322,6 +443,7 @@ impl Machine {
                 None if self.exit_reason().is_some() => return,
                 None => {}
                 Some(GuestEvent::Reset) if !self.options.end_on_reset => {
+                    self.end_migration();
                     if let Err(error) = self.reset() {
                         break ExitReason::Failed(error);
                     }
@@ -345,7 +467,12 @@ impl Machine {
         action: impl FnOnce(&Guest) -> Result<T, GuestError>,
     ) -> Result<T, CodedError> {
         let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        self.migration().refuse()?;
         self.with_guest(action)
+    }
+
+    fn migration(&self) -> MutexGuard<'_, Migration> {
+        self.migration.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with_guest<T>(
@@ -372,6 +499,14 @@ impl Machine {
             Slot::Ended(_) => ("the guest has ended", "start another guest process"),
         };
         Err(CodedError::new(ErrorCode::WrongState, message).with_fix(fix))
+    }
+
+    /// Cancels a migration and waits until it is over: a guest that resets starts over here.
+    fn end_migration(&self) {
+        while matches!(*self.migration(), Migration::UnderWay { .. }) {
+            self.cancel_migration();
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -407,6 +542,11 @@ impl Drop for Lease<'_> {
         self.machine.inner().leases -= 1;
         self.machine.returned.notify_all();
     }
+}
+
+/// A receipt or progress for programs.
+fn json(document: &impl serde::Serialize) -> String {
+    serde_json::to_string(document).expect("receipts have only names for keys")
 }
 
 fn respond<T>(result: Result<T, CodedError>, response: impl FnOnce(T) -> Response) -> Response {

@@ -1,5 +1,21 @@
 //! Moving a guest: the engine of `godwit-migration` over the guests of `godwit-vmm`.
 
 mod ports;
+mod source;
+mod target;
 
 pub use ports::{GuestPort, LogPort, MemoryPort};
+pub use source::move_guest;
+pub use target::{Here, receive_guest};
+
+use godwit_proto::codes::{CodedError, ErrorCode};
+use tokio::runtime::{Builder, Runtime};
+
+/// The threads of one migration. They end with it, so that a guest that is not moved has none.
+fn runtime() -> Result<Runtime, CodedError> {
+    Builder::new_multi_thread()
+        .thread_name("migration")
+        .enable_all()
+        .build()
+        .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))
+}

@@ -46,8 +46,6 @@ pub struct OfferedDevice {
     pub device_type: u32,
     /// Its id from the spec.
     pub id: String,
-    /// The feature bits that the guest's driver accepted.
-    pub features: u64,
 }
 
 /// How a guest is moved.

@@ -46,6 +46,37 @@ pub enum Request {
     Reset,
     /// Stop the guest at once and end the process: [`Response::Exited`](super::Response::Exited).
     Stop,
+    /// Move the guest to another guest process, which awaits it:
+    /// [`Response::Migrated`](super::Response::Migrated) when it is over. The guest runs on meanwhile,
+    /// and stays when moving fails.
+    Migrate(MigrateRequest),
+    /// How far a migration under way has come:
+    /// [`Response::Migrating`](super::Response::Migrating).
+    MigrationProgress,
+    /// Leave the guest where it is: [`Response::Ok`](super::Response::Ok), whether or not that is
+    /// still possible; the answer to the [`Request::Migrate`] tells.
+    CancelMigration,
+}
+
+/// Where a guest is to go, and how. A setting that is absent has its default.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct MigrateRequest {
+    /// The address and port that the target listens on.
+    pub to: String,
+    /// The token that the target gave out.
+    pub token: String,
+    /// The longest predicted blackout at which it switches, in milliseconds.
+    pub downtime_limit_ms: Option<u64>,
+    /// The longest it may take, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// The most bytes a second on the wire.
+    pub bandwidth_cap: Option<u64>,
+    /// Bulk streams.
+    pub streams: Option<u16>,
+    /// Who asked, for the receipt.
+    pub asked_by: String,
+    /// Why, for the receipt.
+    pub why: String,
 }
 
 /// A console of a guest.

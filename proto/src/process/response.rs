@@ -19,6 +19,16 @@ pub enum Response {
     Exited(ExitReason),
     /// The request failed and changed nothing.
     Error(CodedError),
+    /// A migration is over: its receipt as JSON, which tells whether the guest was moved. When it was,
+    /// [`Response::Exited`] follows.
+    Migrated {
+        /// Whether the guest runs at the target now.
+        moved: bool,
+        /// The receipt as JSON.
+        receipt: String,
+    },
+    /// The progress of the migration under way as JSON; `None` when there is none.
+    Migrating(Option<String>),
 }
 
 /// A snapshot that was written.
@@ -116,6 +126,8 @@ pub enum ExitReason {
     Stopped,
     /// The guest process failed.
     Failed(CodedError),
+    /// The guest runs elsewhere now.
+    Migrated,
 }
 
 impl ExitReason {
@@ -124,7 +136,7 @@ impl ExitReason {
     pub fn exit_code(&self) -> u8 {
         use crate::codes::ErrorCode;
         match self {
-            Self::PowerOff | Self::Reset | Self::Stopped => 0,
+            Self::PowerOff | Self::Reset | Self::Stopped | Self::Migrated => 0,
             Self::TripleFault { .. } => ErrorCode::GuestCrashed.exit_code(),
             Self::KvmError { .. } => ErrorCode::KvmInternal.exit_code(),
             Self::Failed(error) => error.exit_code(),

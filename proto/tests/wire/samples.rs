@@ -9,7 +9,7 @@ use godwit_proto::guest::{
 };
 use godwit_proto::process::{
     ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats, NamedCounter,
-    NetOverride, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response, SnapshotReport,
+    NetOverride, MigrateRequest, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response, SnapshotReport,
     VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
@@ -204,6 +204,9 @@ fn request_name(request: &Request) -> &'static str {
         Request::PowerButton => "power-button",
         Request::Reset => "reset",
         Request::Stop => "stop",
+        Request::Migrate(_) => "migrate",
+        Request::MigrationProgress => "migration-progress",
+        Request::CancelMigration => "cancel-migration",
     }
 }
 
@@ -225,8 +228,11 @@ fn response_name(response: &Response) -> &'static str {
             ExitReason::KvmError { .. } => "exited-kvm-error",
             ExitReason::Stopped => "exited-stopped",
             ExitReason::Failed(_) => "exited-failed",
+            ExitReason::Migrated => "exited-migrated",
         },
         Response::Error(_) => "error",
+        Response::Migrated { .. } => "migrated",
+        Response::Migrating(_) => "migrating",
     }
 }
 
@@ -266,6 +272,18 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::PowerButton,
         Request::Reset,
         Request::Stop,
+        Request::Migrate(MigrateRequest {
+            to: "192.0.2.7:7401".into(),
+            token: "a token".into(),
+            downtime_limit_ms: Some(100),
+            timeout_ms: None,
+            bandwidth_cap: Some(125_000_000),
+            streams: Some(4),
+            asked_by: "alice".into(),
+            why: "maintenance".into(),
+        }),
+        Request::MigrationProgress,
+        Request::CancelMigration,
     ]
 }
 
@@ -298,6 +316,12 @@ pub(crate) fn responses() -> Vec<Response> {
         Response::Exited(ExitReason::Stopped),
         Response::Exited(ExitReason::Failed(coded_error())),
         Response::Error(coded_error()),
+        Response::Exited(ExitReason::Migrated),
+        Response::Migrated {
+            moved: true,
+            receipt: "{}".into(),
+        },
+        Response::Migrating(Some("{}".into())),
     ];
     responses.extend(states.map(|state| Response::Stats(stats(state))));
     responses

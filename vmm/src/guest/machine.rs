@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use godwit_proto::process::{DeviceStats, NamedCounter};
 use godwit_proto::state::irqchip::IrqchipState;
-use godwit_proto::state::vcpu::VcpuState;
+use godwit_proto::state::vcpu::{CpuidEntry, VcpuState};
 
 use super::Attachments;
 use super::error::GuestError;
@@ -160,6 +160,11 @@ impl Machine {
             power_on,
             config,
         })
+    }
+
+    /// What the first vCPU answers to `CPUID`.
+    pub(super) fn cpuid(&self) -> &[CpuidEntry] {
+        &self.power_on.vcpus[0].cpuid
     }
 
     /// Loads the kernel and points the first vCPU at it. Memory is zero.

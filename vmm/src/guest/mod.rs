@@ -24,6 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_proto::guest::GuestSpec;
+use godwit_proto::state::memory::MemoryLayout;
+use godwit_proto::state::vcpu::CpuidEntry;
 use godwit_proto::process::{GuestState, GuestStats, Overrides, SnapshotReport, VcpuStats};
 
 use crate::config::GuestConfig;
@@ -327,6 +329,16 @@ impl Guest {
     /// The serial port, for input.
     pub fn serial(&self) -> &Arc<Serial> {
         &self.machine.serial
+    }
+
+    /// Where its memory lies.
+    pub fn memory_layout(&self) -> MemoryLayout {
+        save::layout(self)
+    }
+
+    /// What its vCPUs answer to `CPUID`, the first one's for what differs between them.
+    pub fn cpuid(&self) -> &[CpuidEntry] {
+        self.machine.cpuid()
     }
 
     /// The log of written pages.

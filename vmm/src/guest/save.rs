@@ -1,5 +1,7 @@
 //! A guest's state as records: what is in it, in which order.
 
+use std::sync::atomic::Ordering;
+
 use godwit_proto::record::RecordWriter;
 use godwit_proto::state::memory::{MemoryLayout, MemoryRange};
 
@@ -9,6 +11,10 @@ use super::error::GuestError;
 /// The state of a paused guest, memory aside.
 pub(super) fn records(guest: &Guest) -> Result<RecordWriter, GuestError> {
     let machine = &guest.machine;
+    if machine.shared.yield_requested.load(Ordering::Acquire) {
+        // Power-off or reset is on its way to the owner, and would not be part of the state.
+        return Err(GuestError::WrongState { request: "save", is: "is about to end or reset" });
+    }
     let mut records = RecordWriter::new();
     records.push(&guest.spec)?;
     records.push(&layout(guest))?;
@@ -35,7 +41,7 @@ pub(super) fn records(guest: &Guest) -> Result<RecordWriter, GuestError> {
     Ok(records)
 }
 
-fn layout(guest: &Guest) -> MemoryLayout {
+pub(super) fn layout(guest: &Guest) -> MemoryLayout {
     let ram = &guest.machine.ram;
     MemoryLayout {
         size_bytes: ram.bytes(),

@@ -112,7 +112,6 @@ fn offer(mode: Mode) -> Offer {
             slot: 3,
             device_type: 2,
             id: "root".into(),
-            features: 1 << 32,
         }],
         mode,
         digests: if mode == Mode::PreCopy {

@@ -1,0 +1,183 @@
+//! `godwit migrate`.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::process::MigrateRequest;
+use serde_json::Value;
+
+use super::guest_args::Size;
+use super::output::Output;
+use crate::guest_process::client::Client;
+
+/// How often progress is asked for.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+const EXAMPLES: &str = "\
+Examples:
+  godwit run --socket guest.sock                                 (on one host)
+  godwit receive --listen 192.0.2.7:7401                         (on another)
+  godwit migrate --from guest.sock --to 192.0.2.7:7401 --token ...
+
+The guest runs on while its memory is copied, and stays where it is when moving
+fails. Exit code 0 means that it runs at the target. Others are listed by
+`godwit --help`.";
+
+/// Move a running guest to a `godwit receive` elsewhere
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Migrate {
+    /// Control socket of the guest (see --socket of `godwit run`)
+    #[arg(long, value_name = "SOCKET")]
+    from: PathBuf,
+    /// Where `godwit receive` listens
+    #[arg(long, value_name = "HOST:PORT")]
+    to: String,
+    /// The token that it printed
+    #[arg(long, value_name = "TOKEN")]
+    token: String,
+    /// Longest predicted blackout at which to switch, in milliseconds [default: 300]
+    #[arg(long, value_name = "MS")]
+    downtime_limit: Option<u64>,
+    /// Give up after so many seconds [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// The most bytes a second on the wire: bytes, or with K, M or G
+    #[arg(long, value_name = "SIZE")]
+    bandwidth: Option<Size>,
+    /// Streams for pages, 1 to 16 [default: 4]
+    #[arg(long, value_name = "N")]
+    streams: Option<u16>,
+    /// Why, for the receipt
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    why: String,
+    /// Write the receipt to stdout as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Migrate {
+    pub(super) fn execute(&self) -> ExitCode {
+        let output = Output { json: self.json };
+        match self.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => output.fail(&error),
+        }
+    }
+
+    fn run(&self) -> Result<(), CodedError> {
+        let connect = || Client::connect(&self.from).map_err(|error| error.coded());
+        let (mut client, mut watcher) = (connect()?, connect()?);
+        let request = MigrateRequest {
+            to: self.to.clone(),
+            token: self.token.clone(),
+            downtime_limit_ms: self.downtime_limit,
+            timeout_ms: self.timeout.map(|seconds| seconds.saturating_mul(1000)),
+            bandwidth_cap: self.bandwidth.as_ref().map(|size| size.0),
+            streams: self.streams,
+            asked_by: std::env::var("USER").unwrap_or_default(),
+            why: self.why.clone(),
+        };
+        let over = AtomicBool::new(false);
+        let migrated = thread::scope(|scope| {
+            scope.spawn(|| show_progress(&mut watcher, &over));
+            let migrated = client.migrate(request);
+            over.store(true, Ordering::Release);
+            migrated
+        });
+        let (moved, receipt) = migrated.map_err(|error| error.coded())?;
+        let receipt: Value = serde_json::from_str(&receipt).map_err(|error| {
+            CodedError::from_error(ErrorCode::PeerProtocol, &error)
+        })?;
+        if self.json {
+            print(&receipt.to_string())?;
+        } else {
+            print(&summary(&receipt))?;
+        }
+        if moved { Ok(()) } else { Err(stayed(&receipt)) }
+    }
+}
+
+/// Shows how far it has come until `over`.
+fn show_progress(client: &mut Client, over: &AtomicBool) {
+    let mut stderr = std::io::stderr();
+    let terminal = stderr.is_terminal();
+    while !over.load(Ordering::Acquire) {
+        if let Ok(Some(progress)) = client.migration_progress()
+            && let Ok(progress) = serde_json::from_str::<Value>(&progress)
+            && terminal
+        {
+            let _ = write!(stderr, "\r\x1b[K{}", line(&progress));
+            let _ = stderr.flush();
+        }
+        thread::sleep(PROGRESS_EVERY);
+    }
+    if terminal {
+        let _ = write!(stderr, "\r\x1b[K");
+    }
+}
+
+fn number(document: &Value, key: &str) -> f64 {
+    document.get(key).and_then(Value::as_f64).unwrap_or(0.0)
+}
+
+fn text<'a>(document: &'a Value, key: &str) -> &'a str {
+    document.get(key).and_then(Value::as_str).unwrap_or("-")
+}
+
+fn line(progress: &Value) -> String {
+    const MIB: f64 = 1048576.0;
+    format!(
+        "{} round {}, {:.0} MiB left, {:.0} MiB/s, dirty {:.0} MiB/s, throttle {} %",
+        text(progress, "phase"),
+        number(progress, "round"),
+        number(progress, "remaining_pages") * 4096.0 / MIB,
+        number(progress, "link_rate") / MIB,
+        number(progress, "dirty_rate") / MIB,
+        number(progress, "throttle_percent"),
+    )
+}
+
+fn summary(receipt: &Value) -> String {
+    let outcome = receipt.get("outcome").map_or("-", |outcome| text(outcome, "result"));
+    let blackout = receipt.get("blackout").map_or(0.0, |blackout| number(blackout, "total_ms"));
+    let bytes = receipt.get("bytes").and_then(Value::as_object).map_or(0.0, |kinds| {
+        kinds.values().filter_map(Value::as_f64).sum()
+    });
+    format!(
+        "{outcome} in {:.1} ms, blackout {blackout:.2} ms, {} rounds, {:.1} MiB on the wire of {:.0} MiB of memory",
+        number(receipt, "total_ms"),
+        number(receipt, "rounds_total"),
+        bytes / 1048576.0,
+        number(receipt, "memory_bytes") / 1048576.0,
+    )
+}
+
+/// Why the guest was not moved, out of the receipt.
+fn stayed(receipt: &Value) -> CodedError {
+    let outcome = receipt.get("outcome");
+    let errors: Vec<_> = outcome
+        .and_then(|outcome| outcome.get("errors"))
+        .and_then(Value::as_array)
+        .map(|errors| errors.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let code = outcome
+        .and_then(|outcome| outcome.get("codes"))
+        .and_then(Value::as_array)
+        .and_then(|codes| codes.first())
+        .and_then(Value::as_u64)
+        .and_then(|code| ErrorCode::from_number(u8::try_from(code).ok()?))
+        .unwrap_or(ErrorCode::Other);
+    CodedError::new(code, format!("the guest was not moved: {}", errors.join("; ")))
+}
+
+fn print(text: &str) -> Result<(), CodedError> {
+    writeln!(std::io::stdout(), "{text}")
+        .map_err(|error| CodedError::from_error(ErrorCode::Console, &error))
+}

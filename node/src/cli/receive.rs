@@ -1,0 +1,95 @@
+//! `godwit receive`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use godwit_proto::process::{DiskOverride, NetOverride};
+
+use super::guest_args::{Assignment, SerialArg};
+use super::run::{ForegroundArgs, KEYS};
+use crate::migrate::{self, Here};
+
+const EXAMPLES: &str = "\
+Examples:
+  godwit receive --listen 192.0.2.7:7401
+      prints the command that moves a guest here, with a token that is good for
+      one migration, and then runs that guest in the foreground
+  godwit receive --listen 127.0.0.1:0 --serial null --token-file token
+
+Exit codes are listed by `godwit --help`.";
+
+/// Take a guest over that is moved here, and run it in the foreground
+#[derive(Args, Debug)]
+#[command(after_help = format!("{KEYS}\n\n{EXAMPLES}"))]
+pub(super) struct Receive {
+    /// Address to listen on (UDP); port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Also write the address and the token to this file, each on a line
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// How long to wait for the guest, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    patience: u64,
+    /// Another path for a disk of the guest; may be repeated
+    #[arg(long = "disk", value_name = "ID=PATH")]
+    disks: Vec<Assignment>,
+    /// Another tap for a network card of the guest; may be repeated
+    #[arg(long = "net", value_name = "ID=TAP")]
+    nets: Vec<Assignment>,
+    /// Another end for the serial port: stdio, null, file:PATH or socket:PATH
+    #[arg(long, value_name = "END")]
+    serial: Option<SerialArg>,
+    #[command(flatten)]
+    foreground: ForegroundArgs,
+}
+
+impl Receive {
+    pub(super) fn execute(&self) -> ExitCode {
+        let here = Here {
+            disks: self
+                .disks
+                .iter()
+                .map(|disk| DiskOverride { id: disk.id.clone(), path: disk.value.clone() })
+                .collect(),
+            nets: self
+                .nets
+                .iter()
+                .map(|net| NetOverride { id: net.id.clone(), tap: net.value.clone() })
+                .collect(),
+            serial: self.serial.as_ref().map(|end| end.0.clone()),
+        };
+        let patience = Duration::from_secs(self.patience);
+        self.foreground.execute(|machine| {
+            migrate::receive_guest(machine, self.listen, patience, here, |address, token| {
+                self.invite(address, token);
+            })
+        })
+    }
+
+    /// Tells how a guest is moved here: on stderr, for stdout is the guest's.
+    fn invite(&self, address: SocketAddr, token: &str) {
+        if let Some(path) = &self.token_file
+            && let Err(error) = write_whole(path, &format!("{address}\n{token}\n"))
+        {
+            tracing::error!(%error, path = %path.display(), "the token file cannot be written");
+        }
+        eprintln!(
+            "godwit: waiting for a guest; move one here with\n  \
+             godwit migrate --from SOCKET --to {address} --token {token}"
+        );
+    }
+}
+
+/// Writes a file that nobody sees half-written.
+fn write_whole(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let partial = path.with_extension("partial");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    std::io::Write::write_all(&mut options.open(&partial)?, text.as_bytes())?;
+    std::fs::rename(&partial, path)
+}

@@ -1,0 +1,136 @@
+//! Giving a guest away.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_migration::driver::{self, Controls, SourceGuest};
+use godwit_migration::options::Options;
+use godwit_migration::report::{Progress, Receipt};
+use godwit_migration::source::Request;
+use godwit_migration::transport::{Dialer, Token, Tuning};
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::guest::GuestSpec;
+use godwit_proto::id::{Epoch, GuestId, MigrationId};
+use godwit_proto::migrate::{DigestMode, Mode, Offer, OfferedDevice, VERSIONS};
+use godwit_proto::process::MigrateRequest;
+use godwit_proto::record::Record;
+use godwit_vmm::guest::Guest;
+use tokio::sync::watch;
+
+use super::{GuestPort, LogPort, MemoryPort, runtime};
+
+/// Moves `guest` to where `request` says, and returns the receipt.
+///
+/// # Errors
+/// The request makes no sense, or the target was not reached. The guest runs on then.
+pub fn move_guest(
+    guest: Arc<Guest>,
+    request: &MigrateRequest,
+    cancel: watch::Receiver<bool>,
+    progress: watch::Sender<Option<Progress>>,
+) -> Result<Receipt, CodedError> {
+    let usage = |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::Usage, error);
+    let token: Token = request.token.trim().parse().map_err(|error| usage(&error))?;
+    let address = resolve(&request.to)?;
+    let options = options(request);
+    options.check().map_err(|wrong| {
+        let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+        CodedError::new(ErrorCode::Usage, all.join("; "))
+    })?;
+    let offer = offer(&guest, &options)?;
+    let tuning = Tuning {
+        bulk_streams: options.streams.min(16) as u8,
+        bandwidth_cap: options.bandwidth_cap,
+        ..Tuning::default()
+    };
+    let asked = Request { asked_by: request.asked_by.clone(), why: request.why.clone() };
+    let vcpus = guest.spec().vcpus as usize;
+    let throttled = guest.clone();
+    let ports = SourceGuest {
+        memory: Arc::new(MemoryPort::new(&guest)),
+        log: Arc::new(LogPort::new(&guest)),
+        throttle: Arc::new(move |percent| {
+            (0..vcpus).try_for_each(|index| Ok(throttled.throttle(index, percent)?))
+        }),
+        guest: Arc::new(GuestPort::new(guest)),
+    };
+    runtime()?.block_on(async {
+        let unreachable = |error: &dyn std::error::Error| {
+            CodedError::from_error(ErrorCode::PeerProtocol, error)
+                .with_fix("is `godwit receive` waiting there, and is the token its own?")
+        };
+        let dialer = Dialer::new(token, tuning, VERSIONS).map_err(|error| unreachable(&error))?;
+        let link = dialer.open(address).await.map_err(|error| unreachable(&error))?;
+        let controls = Controls { cancel, progress };
+        Ok(driver::migrate(link, ports, offer, options, asked, controls).await)
+    })
+}
+
+fn resolve(to: &str) -> Result<SocketAddr, CodedError> {
+    let unknown = |why: String| {
+        CodedError::new(ErrorCode::Usage, format!("cannot find the target {to:?}: {why}"))
+            .with_fix("give HOST:PORT")
+    };
+    let mut addresses = to.to_socket_addrs().map_err(|error| unknown(error.to_string()))?;
+    addresses.next().ok_or_else(|| unknown("it has no address".into()))
+}
+
+fn options(request: &MigrateRequest) -> Options {
+    let default = Options::default();
+    Options {
+        mode: Mode::PreCopy,
+        downtime_limit: request
+            .downtime_limit_ms
+            .map_or(default.downtime_limit, Duration::from_millis),
+        timeout: request.timeout_ms.map_or(default.timeout, Duration::from_millis),
+        bandwidth_cap: request.bandwidth_cap,
+        streams: request.streams.unwrap_or(default.streams),
+        ..default
+    }
+}
+
+fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
+    let broken = |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::Other, error);
+    let spec = guest.spec();
+    Ok(Offer {
+        migration: MigrationId::from_bytes(random()?),
+        // Without a cluster nobody gives guests ids; this one is for the one migration.
+        guest: GuestId::from_bytes(random()?),
+        name: spec.name.clone(),
+        epoch: Epoch::new(1),
+        spec: spec.encode().map_err(|error| broken(&error))?,
+        layout: guest.memory_layout().encode().map_err(|error| broken(&error))?,
+        pages: guest.ram().bytes() / 4096,
+        cpuid: guest.cpuid().to_vec(),
+        devices: devices(spec),
+        mode: options.mode,
+        digests: DigestMode::Off,
+        streams: options.streams,
+        retained: None,
+    })
+}
+
+/// The devices of `spec` in the order of their slots, with their virtio types.
+fn devices(spec: &GuestSpec) -> Vec<OfferedDevice> {
+    // virtio 1.2, section 5.
+    let [net_type, block_type, console_type, rng_type] = [1, 2, 3, 4];
+    let disks = spec.disks.iter().map(|disk| (block_type, disk.id.clone()));
+    let nets = spec.nets.iter().map(|net| (net_type, net.id.clone()));
+    let rng = spec.rng.then(|| (rng_type, "rng".to_owned()));
+    let console = spec.console.is_some().then(|| (console_type, "console".to_owned()));
+    (1..)
+        .zip(disks.chain(nets).chain(rng).chain(console))
+        .map(|(slot, (device_type, id))| OfferedDevice { slot, device_type, id })
+        .collect()
+}
+
+fn random() -> Result<[u8; 16], CodedError> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
+    Ok(bytes)
+}

@@ -1,0 +1,163 @@
+//! Taking a guest over.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use godwit_migration::driver::{self, Prepared, TargetHost};
+use godwit_migration::target::{Limits, Outcome};
+use godwit_migration::transport::{Invitation, Receiver, Tuning};
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::guest::{GuestSpec, SerialSpec};
+use godwit_proto::migrate::{Offer, VERSIONS};
+use godwit_proto::process::{DiskOverride, NetOverride};
+use godwit_proto::record::Record;
+use godwit_vmm::cpu::{Baseline, HostCpu};
+use godwit_vmm::guest::Guest;
+use godwit_vmm::kvm::Hypervisor;
+use godwit_vmm::memory::ram::MAX_BYTES;
+
+use super::{GuestPort, MemoryPort, runtime};
+use crate::guest_process::machine::Machine;
+
+/// What is different about the guest on this host.
+#[derive(Clone, Debug, Default)]
+pub struct Here {
+    /// Disks at other paths.
+    pub disks: Vec<DiskOverride>,
+    /// Network cards on other taps.
+    pub nets: Vec<NetOverride>,
+    /// Another end of the serial port.
+    pub serial: Option<SerialSpec>,
+}
+
+/// Waits on `listen` for one guest, which then runs in `machine`. `invite` is told the address and the
+/// token with which a source may come.
+///
+/// # Errors
+/// Nobody came within `patience`, or the guest did not get here; it is where it was then.
+pub fn receive_guest(
+    machine: &Arc<Machine>,
+    listen: SocketAddr,
+    patience: Duration,
+    here: Here,
+    invite: impl FnOnce(SocketAddr, &str),
+) -> Result<(), CodedError> {
+    let failed = |error: &dyn std::error::Error| {
+        CodedError::from_error(ErrorCode::PeerProtocol, error)
+    };
+    let host =
+        Arc::new(Host { machine: machine.clone(), here, guest: Mutex::new(None) });
+    let outcome = runtime()?.block_on(async {
+        let tuning = Tuning { bulk_streams: 16, ..Tuning::default() };
+        let mut receiver = Receiver::bind(listen, Invitation::default(), tuning, VERSIONS)
+            .map_err(|error| failed(&error))?;
+        let address = receiver.address().map_err(|error| failed(&error))?;
+        invite(address, &receiver.token().to_text());
+        let link = receiver.accept(patience).await.map_err(|error| failed(&error))?;
+        let limits = Limits::new(MAX_BYTES / 4096);
+        Ok::<_, CodedError>(driver::receive(link, host.clone(), limits).await)
+    })?;
+    match outcome {
+        Outcome::Completed => Ok(()),
+        Outcome::Refused(reasons) => Err(all(&reasons)),
+        Outcome::NeverRan(error) | Outcome::PagesLost { error, .. } => Err(error),
+    }
+}
+
+fn all(reasons: &[CodedError]) -> CodedError {
+    let code = reasons.first().map_or(ErrorCode::Other, CodedError::code);
+    let texts: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+    CodedError::new(code, format!("refused the guest: {}", texts.join("; ")))
+}
+
+/// Builds the guest in this process.
+struct Host {
+    machine: Arc<Machine>,
+    here: Here,
+    guest: Mutex<Option<Arc<Guest>>>,
+}
+
+impl Host {
+    fn spec(&self, offer: &Offer) -> Result<GuestSpec, CodedError> {
+        let mut spec = GuestSpec::decode(&offer.spec)
+            .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
+        let no_such = |id: &str| {
+            CodedError::new(ErrorCode::Usage, format!("the guest has no device {id:?}"))
+        };
+        for change in &self.here.disks {
+            let disk = spec.disks.iter_mut().find(|disk| disk.id == change.id);
+            disk.ok_or_else(|| no_such(&change.id))?.path.clone_from(&change.path);
+        }
+        for change in &self.here.nets {
+            let net = spec.nets.iter_mut().find(|net| net.id == change.id);
+            net.ok_or_else(|| no_such(&change.id))?.tap.clone_from(&change.tap);
+        }
+        if let Some(serial) = &self.here.serial {
+            spec.serial = serial.clone();
+        }
+        Ok(spec)
+    }
+
+    /// Whether this host's CPU can show what the guest has seen.
+    fn check_cpu(offer: &Offer) -> Result<(), CodedError> {
+        let invalid =
+            |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::ConfigInvalid, error);
+        let hypervisor = Hypervisor::open()
+            .map_err(|error| CodedError::from_error(ErrorCode::KvmUnavailable, &error))?;
+        let here = hypervisor
+            .host_cpu()
+            .map_err(|error| CodedError::from_error(ErrorCode::KvmUnavailable, &error))?;
+        let seen = HostCpu::new(offer.cpuid.iter().copied(), false);
+        let seen = Baseline::of(&[&seen]).map_err(|error| invalid(&error))?;
+        let missing = seen.missing_features(&here).map_err(|error| invalid(&error))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let text = format!("this host's CPU lacks {}", missing.join(", "));
+        Err(CodedError::new(ErrorCode::ConfigInvalid, text)
+            .with_fix("start the guest with a CPU profile that both hosts can show"))
+    }
+
+    fn guest(&self) -> Option<Arc<Guest>> {
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl TargetHost for Host {
+    fn prepare(&self, offer: &Offer) -> Result<Prepared, Vec<CodedError>> {
+        let mut reasons = Vec::new();
+        if let Err(error) = Self::check_cpu(offer) {
+            reasons.push(error);
+        }
+        let built = match self.spec(offer) {
+            Err(error) => Err(error),
+            // Nothing is built for a guest that cannot run here.
+            Ok(_) if !reasons.is_empty() => return Err(reasons),
+            Ok(spec) => self.machine.create_waiting(&spec),
+        };
+        let guest = built.map_err(|error| {
+            reasons.push(error);
+            reasons
+        })?;
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
+        Ok(Prepared {
+            memory: Arc::new(MemoryPort::new(&guest)),
+            guest: Arc::new(GuestPort::new(guest)),
+        })
+    }
+
+    fn announce(&self) {
+        if let Some(guest) = self.guest()
+            && let Err(error) = guest.announce()
+        {
+            tracing::warn!(%error, "the guest's networks were not told of its move");
+        }
+    }
+
+    fn discard(&self) {
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let error = CodedError::new(ErrorCode::PeerProtocol, "the guest did not get here");
+        self.machine.end(godwit_proto::process::ExitReason::Failed(error));
+    }
+}
