@@ -11,6 +11,8 @@
 //! | [`policy`] | when to go on copying, slow the guest, switch, or give up |
 //! | [`report`] | progress, and the receipt |
 
+#![forbid(unsafe_code)]
+
 pub mod options;
 pub mod page;
 mod page_set;

@@ -184,9 +184,9 @@ mod tests {
     #[test]
     fn a_page_that_cooled_down_gives_way() {
         let cache = CopyCache::new(SHARDS * (PAGE_BYTES as u64 + OVERHEAD_BYTES));
-        assert!(!send(&cache, 0, 0, 1, 1));
+        assert!(!send(&cache, 0, 9, 1, 1));
         assert!(
-            !send(&cache, 1, 0, 1, 2),
+            !send(&cache, 1, 9, 1, 2),
             "refused: page 0 was of use just now"
         );
         assert!(!send(&cache, 1, 1, 2, 3), "takes the place of page 0");
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_cache_of_no_bytes_keeps_nothing() {
         let cache = CopyCache::new(0);
-        assert!(!send(&cache, 0, 0, 1, 1));
+        assert!(!send(&cache, 0, 9, 1, 1));
         assert!(!send(&cache, 0, 1, 2, 9));
         assert_eq!(cache.memory_bytes(), 0);
     }

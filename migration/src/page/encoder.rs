@@ -154,6 +154,7 @@ pub struct PageEncoder {
     plan: Codec,
     raw_blocks: u32,
     distrust_blocks: u32,
+    always: bool,
     sink: Sink,
 }
 
@@ -181,7 +182,16 @@ impl PageEncoder {
             plan: Codec::Raw,
             raw_blocks: 0,
             distrust_blocks: 0,
+            always: false,
         }
+    }
+
+    /// The same encoder, but each page is sent whole whatever the target has: for pages that the
+    /// target waits for. Another stream may have counted them as sent and not delivered them yet.
+    #[must_use]
+    pub fn sending_always(mut self) -> Self {
+        self.always = true;
+        self
     }
 
     /// What was encoded so far.
@@ -198,7 +208,7 @@ impl PageEncoder {
     /// Appends batches with all pages of `runs` to `out`: at most their size and a hundredth more.
     /// Fewest bytes come of many pages at once, since no batch is held back for more.
     ///
-    /// In round 0 memory that was never touched is not read. Rounds must not fall (MIG-57).
+    /// Holds 1 MiB and a zstd context, besides `out`; clear and reuse that. In round 0 memory that was never touched is not read. Rounds must not fall (MIG-57).
     ///
     /// # Errors
     /// When pages are outside the guest or cannot be read.
@@ -316,7 +326,7 @@ impl PageEncoder {
 
     fn fate(&mut self, page: u64, bytes: &[u8], out: &mut Vec<u8>) -> Fate {
         let digests = &self.sink.sent.digests;
-        let known = digests.known(page);
+        let known = digests.known(page).filter(|_| !self.always);
         if is_zero(bytes) {
             if known == Some(digests.zero()) {
                 self.sink.stats.unchanged.pages += 1;
