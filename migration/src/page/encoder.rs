@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, BlockCompressor};
-use super::cache::CopyCache;
 use super::codec::{Codec, CodecChooser};
-use super::digest::DigestTable;
-use super::stats::{KindStats, PageStats};
+use super::sent::SentPages;
+use super::sink::{Pending, Sink};
+use super::stats::PageStats;
 use super::varint;
-use super::wire::{self, BatchKind, MAX_BLOCK_PAGES, MAX_PAGES, MAX_ZERO_RUNS, Outgoing, Run};
+use super::wire::{BatchKind, MAX_BLOCK_PAGES, MAX_PAGES, MAX_ZERO_RUNS, Run};
 use super::zero::is_zero;
 use crate::ports::{GuestMemory, PAGE_BYTES, PortError};
 
@@ -33,37 +33,6 @@ const WORTHWHILE_SIXTEENTHS: usize = 14;
 
 /// The level at which to see that: the fastest.
 const PROBE_CHECK_LEVEL: i8 = -5;
-
-/// What the target has of the guest, shared by the encoders of all streams.
-#[derive(Debug)]
-pub struct SentPages {
-    digests: Arc<DigestTable>,
-    copies: CopyCache,
-}
-
-impl SentPages {
-    /// What the target has according to `digests`: nothing if those are new. Keeps copies for deltas
-    /// of at most `copies_bytes`, all streams together.
-    #[must_use]
-    pub fn new(digests: Arc<DigestTable>, copies_bytes: u64) -> Self {
-        Self {
-            digests,
-            copies: CopyCache::new(copies_bytes),
-        }
-    }
-
-    /// The digests of what the target has.
-    #[must_use]
-    pub fn digests(&self) -> &Arc<DigestTable> {
-        &self.digests
-    }
-
-    /// Bytes that digests and copies take now.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        self.digests.memory_bytes() + self.copies.memory_bytes()
-    }
-}
 
 /// Tells the time since some moment; only differences count.
 pub type Clock = Box<dyn Fn() -> Duration + Send>;
@@ -92,41 +61,6 @@ pub enum EncodeError {
         /// Pages of the guest.
         pages: u64,
     },
-}
-
-/// Pages of one kind that wait for their batch.
-#[derive(Debug, Default)]
-struct Pending {
-    runs: Vec<Run>,
-    pages: u64,
-    digests: Vec<u64>,
-    bytes: Vec<u8>,
-}
-
-impl Pending {
-    fn add_run(&mut self, (first, count): Run) {
-        match self.runs.last_mut() {
-            Some(last) if last.0 + last.1 == first => last.1 += count,
-            _ => self.runs.push((first, count)),
-        }
-        self.pages += count;
-    }
-
-    fn add(&mut self, page: u64, digest: u64) {
-        self.add_run((page, 1));
-        self.digests.push(digest);
-    }
-
-    fn clear(&mut self) {
-        self.runs.clear();
-        self.pages = 0;
-        self.digests.clear();
-        self.bytes.clear();
-    }
-
-    fn is_full(&self) -> bool {
-        self.pages == MAX_BLOCK_PAGES as u64
-    }
 }
 
 /// What becomes of a page that was read.
@@ -245,7 +179,7 @@ impl PageEncoder {
     ) -> Result<(), EncodeError> {
         let pages = memory
             .pages()
-            .min(self.sink.sent.digests.pages())
+            .min(self.sink.sent.digests().pages())
             .min(MAX_PAGES);
         if first > pages || count > pages - first {
             return Err(EncodeError::Outside {
@@ -325,7 +259,7 @@ impl PageEncoder {
     }
 
     fn fate(&mut self, page: u64, bytes: &[u8], out: &mut Vec<u8>) -> Fate {
-        let digests = &self.sink.sent.digests;
+        let digests = self.sink.sent.digests();
         let known = digests.known(page).filter(|_| !self.always);
         if is_zero(bytes) {
             if known == Some(digests.zero()) {
@@ -503,59 +437,5 @@ impl PageEncoder {
             }
         }
         self.sink.send(BatchKind::Raw, 0, block, bytes, out);
-    }
-}
-
-/// Where batches go: numbers them, counts them, and notes what the target will have.
-struct Sink {
-    sent: Arc<SentPages>,
-    sequence: u64,
-    round: u32,
-    stats: PageStats,
-}
-
-impl Sink {
-    fn send(
-        &mut self,
-        kind: BatchKind,
-        level: i8,
-        block: &Pending,
-        payload: &[u8],
-        out: &mut Vec<u8>,
-    ) {
-        let digests = &self.sent.digests;
-        let start = out.len();
-        let batch = Outgoing {
-            kind,
-            level,
-            round: self.round,
-            sequence: self.sequence,
-            runs: &block.runs,
-            digests: &block.digests,
-            payload,
-        };
-        wire::write(&batch, digests.seed(), out);
-        self.sequence += 1;
-        let stats = match kind {
-            BatchKind::Zeros => &mut self.stats.zero,
-            BatchKind::Raw => &mut self.stats.raw,
-            BatchKind::Zstd => &mut self.stats.zstd,
-            BatchKind::Delta => &mut self.stats.delta,
-        };
-        let (pages, bytes) = (block.pages, (out.len() - start) as u64);
-        *stats += KindStats { pages, bytes };
-        if kind == BatchKind::Zeros {
-            block
-                .runs
-                .iter()
-                .for_each(|&(first, count)| digests.note_zeros(first, count));
-        }
-        let pages = block
-            .runs
-            .iter()
-            .flat_map(|&(first, count)| first..first + count);
-        for (page, &digest) in pages.zip(&block.digests) {
-            digests.note(page, digest);
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Speed and bytes by content; prints a table. Run it with
-//! `cargo test --release -p godwit-migration page::tests::bench -- --ignored --nocapture`.
+//! `cargo test --release -p godwit-migration page::tests::bench -- --ignored --nocapture
+//! --test-threads=1`. With `GODWIT_BENCH_FILE` the first 64 MiB of that file are measured too.
 
 use std::time::Instant;
 
@@ -71,7 +72,7 @@ fn measure(name: &str, memory: &Flat, compression: Compression) {
         ratio = encoder.stats().total().bytes as f64 / guest_bytes as f64;
     }
     println!(
-        "{name:24} {compression:?}: encode {encode:6.0} MB/s, decode {decode:6.0} MB/s, wire {ratio:.4}"
+        "{name:8} {compression:9?}: encode {encode:6.0} MB/s, decode {decode:6.0} MB/s, wire {ratio:.4}"
     );
 }
 
@@ -104,8 +105,21 @@ fn print_speed_and_bytes_by_content() {
         "zero test {:.0} MB/s",
         megabytes_per_second(copy.len() as u64, start)
     );
-    for population in populations::ALL {
-        let memory = Flat(generate(population, PAGES as usize, 1));
+    let mut contents: Vec<(String, Vec<u8>)> = populations::ALL
+        .iter()
+        .map(|&population| {
+            let bytes = generate(population, PAGES as usize, 1);
+            (format!("{population:?}"), bytes)
+        })
+        .collect();
+    if let Some(path) = std::env::var_os("GODWIT_BENCH_FILE") {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(PAGES as usize * PAGE_BYTES);
+        bytes.truncate(bytes.len() / (256 * PAGE_BYTES) * (256 * PAGE_BYTES));
+        contents.push(("file".into(), bytes));
+    }
+    for (name, bytes) in contents {
+        let memory = Flat(bytes);
         for compression in [
             Compression::Auto,
             Compression::Off,
@@ -114,7 +128,7 @@ fn print_speed_and_bytes_by_content() {
             Compression::Level(1),
             Compression::Level(3),
         ] {
-            measure(&format!("{population:?}"), &memory, compression);
+            measure(&name, &memory, compression);
         }
     }
 }
@@ -157,6 +171,34 @@ fn print_bytes_of_small_changes() {
                 guest_bytes / 1e6 / seconds,
                 wire_bytes as f64 / guest_bytes
             );
+        }
+    }
+}
+
+#[test]
+#[ignore = "measures; run it alone and in release"]
+fn print_cost_of_copies_of_no_use() {
+    const HOT_PAGES: u64 = 8 << 10;
+    for copies_bytes in [DEFAULT_COPIES_BYTES, 0] {
+        let digests = Arc::new(DigestTable::new(HOT_PAGES, SEED));
+        let sent = Arc::new(SentPages::new(digests, copies_bytes));
+        let mut encoder = encoder(sent, Compression::Off);
+        let mut memory = Flat(generate(Population::Random, HOT_PAGES as usize, 1));
+        let mut out = Vec::new();
+        for round in 0..8 {
+            out.clear();
+            let start = Instant::now();
+            encoder
+                .encode(&memory, [(0, HOT_PAGES)], round, &mut out)
+                .unwrap();
+            let speed = megabytes_per_second(memory.0.len() as u64, start);
+            println!(
+                "every byte rewritten, {copies_bytes} of copies, round {round}: {speed:.0} MB/s"
+            );
+            memory
+                .0
+                .iter_mut()
+                .for_each(|byte| *byte = byte.wrapping_add(1));
         }
     }
 }
