@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, BlockCompressor};
+use super::cache::Delta;
 use super::codec::{Codec, CodecChooser};
 use super::sent::SentPages;
 use super::sink::{Pending, Sink};
@@ -33,6 +34,12 @@ const WORTHWHILE_SIXTEENTHS: usize = 14;
 
 /// The level at which to see that: the fastest.
 const PROBE_CHECK_LEVEL: i8 = -5;
+
+/// Pages over which the use of deltas is judged.
+const DELTA_RECORD_PAGES: u32 = 512;
+
+/// Deltas are worth trying while one of so many is short enough; else one page of so many is tried.
+const DELTA_SAMPLE_PAGES: u32 = 16;
 
 /// Tells the time since some moment; only differences count.
 pub type Clock = Box<dyn Fn() -> Duration + Send>;
@@ -63,6 +70,32 @@ pub enum EncodeError {
     },
 }
 
+/// How deltas fared lately. A guest that rewrites whole pages makes copies cost more than they
+/// bring; then they are kept of a sample only, to see when that changes.
+#[derive(Debug, Default)]
+struct DeltaRecord {
+    tried: u32,
+    made: u32,
+}
+
+impl DeltaRecord {
+    fn add(&mut self, found: Delta) {
+        self.tried += u32::from(found != Delta::NoBase);
+        self.made += u32::from(found == Delta::Made);
+        if self.tried == DELTA_RECORD_PAGES {
+            self.tried /= 2;
+            self.made /= 2;
+        }
+    }
+
+    fn is_worth_trying(&self, page: u64) -> bool {
+        let enough = self.made * DELTA_SAMPLE_PAGES >= self.tried;
+        self.tried < DELTA_RECORD_PAGES / 2
+            || enough
+            || page.is_multiple_of(DELTA_SAMPLE_PAGES.into())
+    }
+}
+
 /// What becomes of a page that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -89,6 +122,7 @@ pub struct PageEncoder {
     raw_blocks: u32,
     distrust_blocks: u32,
     always: bool,
+    delta_record: DeltaRecord,
     sink: Sink,
 }
 
@@ -117,6 +151,7 @@ impl PageEncoder {
             raw_blocks: 0,
             distrust_blocks: 0,
             always: false,
+            delta_record: DeltaRecord::default(),
         }
     }
 
@@ -329,17 +364,17 @@ impl PageEncoder {
         content: (u64, &[u8]),
         out: &mut Vec<u8>,
     ) -> bool {
+        if !self.delta_record.is_worth_trying(page) {
+            return false;
+        }
         let deltas = &mut self.deltas;
         let start = deltas.bytes.len();
         // The length comes first and is known last; two bytes hold all that a delta may have.
         deltas.bytes.extend_from_slice(&[0; 2]);
-        let round = self.sink.round;
-        if !self
-            .sink
-            .sent
-            .copies
-            .replace(page, known, content, round, &mut deltas.bytes)
-        {
+        let copies = &self.sink.sent.copies;
+        let found = copies.replace(page, known, content, self.sink.round, &mut deltas.bytes);
+        self.delta_record.add(found);
+        if found != Delta::Made {
             deltas.bytes.truncate(start);
             return false;
         }

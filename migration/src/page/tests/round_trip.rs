@@ -195,6 +195,54 @@ fn small_changes_take_a_quarter_of_what_zstd_takes() {
 }
 
 #[test]
+fn each_content_takes_no_more_than_promised() {
+    for (population, percent) in [
+        (Population::Text, 36),
+        (Population::Database, 16),
+        (Population::Random, 101),
+    ] {
+        let source = FakeMemory::filled(&generate(population, 1024, 1));
+        let wire_bytes = Pair::new(1024, Compression::Level(1)).send(&source, &[(0, 1024)], 0);
+        let guest_bytes = 1024 * PAGE_BYTES as u64;
+        assert!(
+            wire_bytes * 100 <= guest_bytes * percent,
+            "{population:?}: {wire_bytes}"
+        );
+    }
+}
+
+#[test]
+fn deltas_are_given_up_while_pages_are_rewritten_whole_and_taken_up_afterwards() {
+    const HOT_PAGES: u64 = 1024;
+    let mut pair = Pair::new(HOT_PAGES, Compression::Off);
+    let mut round = 0;
+    let mut send = |pair: &mut Pair, bytes: &[u8]| {
+        let source = FakeMemory::filled(bytes);
+        pair.send(&source, &[(0, HOT_PAGES)], round);
+        assert!(source.all() == pair.target.all());
+        round += 1;
+    };
+    for seed in 0..6 {
+        send(
+            &mut pair,
+            &generate(Population::Random, HOT_PAGES as usize, seed),
+        );
+    }
+    assert_eq!(pair.encoder.stats().delta.pages, 0);
+    let mut bytes = pair.target.all();
+    for change in 0..6 {
+        bytes
+            .iter_mut()
+            .step_by(PAGE_BYTES)
+            .for_each(|byte| *byte ^= 1 << change);
+        let before = pair.encoder.stats().delta.pages;
+        send(&mut pair, &bytes);
+        let made = pair.encoder.stats().delta.pages - before;
+        assert!(change < 5 || made == HOT_PAGES, "{made} in the end");
+    }
+}
+
+#[test]
 fn a_level_that_makes_nothing_shorter_sends_raw_and_barely_more() {
     let source = FakeMemory::filled(&generate(Population::Random, 1024, 1));
     let mut pair = Pair::new(1024, Compression::Level(3));
