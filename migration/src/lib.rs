@@ -12,6 +12,8 @@
 //! | [`policy`] | when to go on copying, slow the guest, switch, or give up |
 //! | [`report`] | progress, and the receipt |
 
+#![forbid(unsafe_code)]
+
 pub mod driver;
 pub mod options;
 pub mod page;

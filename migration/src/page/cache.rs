@@ -23,6 +23,17 @@ const MAX_LOOKS: usize = 4;
 /// What the index and the slot of a copy take besides its bytes, roughly.
 const OVERHEAD_BYTES: u64 = 128;
 
+/// What came of looking for a base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delta {
+    /// There was one, and the delta was appended.
+    Made,
+    /// There was one, and the delta is too long.
+    TooLong,
+    /// There was none.
+    NoBase,
+}
+
 /// Copies of pages as last sent, for all streams.
 #[derive(Debug)]
 pub(crate) struct CopyCache {
@@ -56,7 +67,7 @@ impl CopyCache {
     }
 
     /// Appends the delta of `page` to the copy whose digest is `base`, and makes `bytes` the copy.
-    /// `false`, and `out` as it was, without such a copy or when the delta is too long.
+    /// `out` stays as it was without such a copy or when the delta is too long.
     pub(crate) fn replace(
         &self,
         page: u64,
@@ -64,15 +75,19 @@ impl CopyCache {
         (digest, bytes): (u64, &[u8]),
         round: u32,
         out: &mut Vec<u8>,
-    ) -> bool {
+    ) -> Delta {
         let mut shard = self.shard(page);
         let Some(copy) = shard.slot(page, round, self.copies_per_shard) else {
-            return false;
+            return Delta::NoBase;
         };
         // A copy of what another stream replaced since, or of another page, is no base.
-        let found = copy.page == page
-            && copy.digest == base
-            && delta::encode(&copy.bytes, bytes, delta::MAX_DELTA_BYTES, out);
+        let found = if copy.page != page || copy.digest != base {
+            Delta::NoBase
+        } else if delta::encode(&copy.bytes, bytes, delta::MAX_DELTA_BYTES, out) {
+            Delta::Made
+        } else {
+            Delta::TooLong
+        };
         copy.page = page;
         copy.digest = digest;
         copy.bytes.copy_from_slice(bytes);
@@ -145,13 +160,8 @@ mod tests {
         let mut bytes = content(0);
         bytes[0] = tag;
         let mut out = Vec::new();
-        cache.replace(
-            page,
-            u64::from(base),
-            (u64::from(tag), &bytes),
-            round,
-            &mut out,
-        )
+        let content = (u64::from(tag), &bytes[..]);
+        cache.replace(page, base.into(), content, round, &mut out) == Delta::Made
     }
 
     #[test]
@@ -184,9 +194,9 @@ mod tests {
     #[test]
     fn a_page_that_cooled_down_gives_way() {
         let cache = CopyCache::new(SHARDS * (PAGE_BYTES as u64 + OVERHEAD_BYTES));
-        assert!(!send(&cache, 0, 0, 1, 1));
+        assert!(!send(&cache, 0, 9, 1, 1));
         assert!(
-            !send(&cache, 1, 0, 1, 2),
+            !send(&cache, 1, 9, 1, 2),
             "refused: page 0 was of use just now"
         );
         assert!(!send(&cache, 1, 1, 2, 3), "takes the place of page 0");
@@ -197,7 +207,7 @@ mod tests {
     #[test]
     fn a_cache_of_no_bytes_keeps_nothing() {
         let cache = CopyCache::new(0);
-        assert!(!send(&cache, 0, 0, 1, 1));
+        assert!(!send(&cache, 0, 9, 1, 1));
         assert!(!send(&cache, 0, 1, 2, 9));
         assert_eq!(cache.memory_bytes(), 0);
     }

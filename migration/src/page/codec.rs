@@ -44,15 +44,28 @@ const LEVELS: [(i8, f64, f64); 5] = [
 /// Link speed assumed until measured, bytes per second: 10 Gb/s.
 const ASSUMED_LINK: f64 = 1.25e9;
 
+/// The fastest that a link is assumed to be.
+const MAX_LINK: f64 = 100e9;
+
 /// How much better another codec must be to be changed to.
 const MIN_GAIN: f64 = 1.05;
 
 /// How much faster a link that did not make us wait is assumed to be, each time.
 const LINK_GROWTH: f64 = 1.125;
 
+/// Observations of such a link until it is assumed to be faster, at most; they double each time
+/// that proves wrong.
+const MAX_GROWTH_PATIENCE: u32 = 32;
+
+/// The part of an assumed speed that must be reached for the assumption to have been right.
+const ASSUMED_REACHED: f64 = 0.8;
+
 /// Blocks between two tries of a neighbour: at first, and at most.
 const FIRST_TRY_BLOCKS: u32 = 32;
 const MAX_TRY_BLOCKS: u32 = 2048;
+
+/// Tries take at most this part of the time.
+const TRY_SHARE: f64 = 0.01;
 
 /// The weight of a new measurement: of the content, of a level's own part, of the link.
 const CONTENT_WEIGHT: f64 = 0.25;
@@ -93,7 +106,10 @@ impl Scale {
 pub struct CodecChooser {
     compression: Compression,
     link: f64,
-    link_measured: bool,
+    /// Whether `link` is no measurement: the first guess, or grown since.
+    link_assumed: bool,
+    growth_patience: u32,
+    until_growth: u32,
     speed: Scale,
     ratio: Scale,
     current: Codec,
@@ -109,7 +125,9 @@ impl CodecChooser {
         let mut chooser = Self {
             compression,
             link: ASSUMED_LINK,
-            link_measured: false,
+            link_assumed: true,
+            growth_patience: 1,
+            until_growth: 1,
             speed: Scale::NEUTRAL,
             ratio: Scale::NEUTRAL,
             current: Codec::Raw,
@@ -136,18 +154,22 @@ impl CodecChooser {
         if self.blocks_to_try > 0 {
             return self.current;
         }
-        self.try_blocks = (self.try_blocks * 2).min(MAX_TRY_BLOCKS);
-        self.blocks_to_try = self.try_blocks;
         self.try_up = !self.try_up;
         let tried = match self.current {
             Codec::Raw => 0,
             Codec::Zstd(level) => match (index_of(level), self.try_up) {
-                (Some(at), true) if at + 1 < LEVELS.len() => at + 1,
-                (Some(at), false) if at > 0 => at - 1,
-                _ => return self.current,
+                (Some(at), true) => (at + 1).min(LEVELS.len() - 1),
+                (Some(at), false) => at.saturating_sub(1),
+                (None, _) => 0,
             },
         };
-        Codec::Zstd(LEVELS[tried].0)
+        let tried = Codec::Zstd(LEVELS[tried].0);
+        let slower =
+            self.predicted_bytes_per_second(self.current) / self.predicted_bytes_per_second(tried);
+        self.try_blocks = (self.try_blocks * 2).min(MAX_TRY_BLOCKS);
+        // A cast of what is too large, or no number, stays in range.
+        self.blocks_to_try = self.try_blocks.max((slower / TRY_SHARE) as u32);
+        tried
     }
 
     /// Takes in that `bytes_in` bytes became `bytes_out` at `level` within `took`.
@@ -175,12 +197,23 @@ impl CodecChooser {
             return;
         }
         let speed = bytes as f64 / took.as_secs_f64();
-        self.link = match (waited, self.link_measured) {
-            (true, true) => self.link + (speed - self.link) * LINK_WEIGHT,
-            (true, false) => speed,
-            (false, _) => speed.max((self.link * LINK_GROWTH).min(100.0 * ASSUMED_LINK)),
-        };
-        self.link_measured |= waited;
+        if waited && self.link_assumed {
+            let right = speed >= self.link * ASSUMED_REACHED;
+            let patience = if right { 1 } else { self.growth_patience * 2 };
+            self.growth_patience = patience.min(MAX_GROWTH_PATIENCE);
+            self.link = speed;
+            self.link_assumed = false;
+        } else if waited {
+            self.link += (speed - self.link) * LINK_WEIGHT;
+        } else {
+            self.until_growth = self.until_growth.saturating_sub(1);
+            if self.until_growth == 0 {
+                self.link = (self.link * LINK_GROWTH).min(MAX_LINK);
+                self.until_growth = self.growth_patience;
+                self.link_assumed = true;
+            }
+            self.link = self.link.max(speed);
+        }
         self.decide();
     }
 

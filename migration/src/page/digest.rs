@@ -116,6 +116,9 @@ impl DigestTable {
     /// The digest of what the other side has of `page`; `None` when unknown or no page.
     #[must_use]
     pub fn known(&self, page: u64) -> Option<u64> {
+        if page >= self.pages {
+            return None;
+        }
         let chunk = self.chunks.get((page / CHUNK_PAGES) as usize)?.get()?;
         let digest = chunk[(page % CHUNK_PAGES) as usize].load(Ordering::Relaxed);
         (digest != 0).then_some(digest)
@@ -138,8 +141,8 @@ impl DigestTable {
         self.store_where_allocated(first, count, self.zero);
     }
 
-    /// Forgets what the other side has of `count` pages from `first` on, since it may never have
-    /// arrived.
+    /// Forgets what the other side has of `count` pages from `first` on: it may never have arrived,
+    /// or was discarded there (MIG-56).
     pub fn forget(&self, first: u64, count: u64) {
         self.store_where_allocated(first, count, 0);
     }

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, BlockCompressor};
-use super::cache::CopyCache;
+use super::cache::Delta;
 use super::codec::{Codec, CodecChooser};
-use super::digest::DigestTable;
-use super::stats::{KindStats, PageStats};
+use super::sent::SentPages;
+use super::sink::{Pending, Sink};
+use super::stats::PageStats;
 use super::varint;
-use super::wire::{self, BatchKind, MAX_BLOCK_PAGES, MAX_PAGES, MAX_ZERO_RUNS, Outgoing, Run};
+use super::wire::{BatchKind, MAX_BLOCK_PAGES, MAX_PAGES, MAX_ZERO_RUNS, Run};
 use super::zero::is_zero;
 use crate::ports::{GuestMemory, PAGE_BYTES, PortError};
 
@@ -34,36 +35,11 @@ const WORTHWHILE_SIXTEENTHS: usize = 14;
 /// The level at which to see that: the fastest.
 const PROBE_CHECK_LEVEL: i8 = -5;
 
-/// What the target has of the guest, shared by the encoders of all streams.
-#[derive(Debug)]
-pub struct SentPages {
-    digests: Arc<DigestTable>,
-    copies: CopyCache,
-}
+/// Pages over which the use of deltas is judged.
+const DELTA_RECORD_PAGES: u32 = 512;
 
-impl SentPages {
-    /// What the target has according to `digests`: nothing if those are new. Keeps copies for deltas
-    /// of at most `copies_bytes`, all streams together.
-    #[must_use]
-    pub fn new(digests: Arc<DigestTable>, copies_bytes: u64) -> Self {
-        Self {
-            digests,
-            copies: CopyCache::new(copies_bytes),
-        }
-    }
-
-    /// The digests of what the target has.
-    #[must_use]
-    pub fn digests(&self) -> &Arc<DigestTable> {
-        &self.digests
-    }
-
-    /// Bytes that digests and copies take now.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        self.digests.memory_bytes() + self.copies.memory_bytes()
-    }
-}
+/// Deltas are worth trying while one of so many is short enough; else one page of so many is tried.
+const DELTA_SAMPLE_PAGES: u32 = 16;
 
 /// Tells the time since some moment; only differences count.
 pub type Clock = Box<dyn Fn() -> Duration + Send>;
@@ -94,38 +70,29 @@ pub enum EncodeError {
     },
 }
 
-/// Pages of one kind that wait for their batch.
+/// How deltas fared lately. A guest that rewrites whole pages makes copies cost more than they
+/// bring; then they are kept of a sample only, to see when that changes.
 #[derive(Debug, Default)]
-struct Pending {
-    runs: Vec<Run>,
-    pages: u64,
-    digests: Vec<u64>,
-    bytes: Vec<u8>,
+struct DeltaRecord {
+    tried: u32,
+    made: u32,
 }
 
-impl Pending {
-    fn add_run(&mut self, (first, count): Run) {
-        match self.runs.last_mut() {
-            Some(last) if last.0 + last.1 == first => last.1 += count,
-            _ => self.runs.push((first, count)),
+impl DeltaRecord {
+    fn add(&mut self, found: Delta) {
+        self.tried += u32::from(found != Delta::NoBase);
+        self.made += u32::from(found == Delta::Made);
+        if self.tried == DELTA_RECORD_PAGES {
+            self.tried /= 2;
+            self.made /= 2;
         }
-        self.pages += count;
     }
 
-    fn add(&mut self, page: u64, digest: u64) {
-        self.add_run((page, 1));
-        self.digests.push(digest);
-    }
-
-    fn clear(&mut self) {
-        self.runs.clear();
-        self.pages = 0;
-        self.digests.clear();
-        self.bytes.clear();
-    }
-
-    fn is_full(&self) -> bool {
-        self.pages == MAX_BLOCK_PAGES as u64
+    fn is_worth_trying(&self, page: u64) -> bool {
+        let enough = self.made * DELTA_SAMPLE_PAGES >= self.tried;
+        self.tried < DELTA_RECORD_PAGES / 2
+            || enough
+            || page.is_multiple_of(DELTA_SAMPLE_PAGES.into())
     }
 }
 
@@ -154,6 +121,8 @@ pub struct PageEncoder {
     plan: Codec,
     raw_blocks: u32,
     distrust_blocks: u32,
+    always: bool,
+    delta_record: DeltaRecord,
     sink: Sink,
 }
 
@@ -181,7 +150,17 @@ impl PageEncoder {
             plan: Codec::Raw,
             raw_blocks: 0,
             distrust_blocks: 0,
+            always: false,
+            delta_record: DeltaRecord::default(),
         }
+    }
+
+    /// The same encoder, but each page is sent whole whatever the target has: for pages that the
+    /// target waits for. Another stream may have counted them as sent and not delivered them yet.
+    #[must_use]
+    pub fn sending_always(mut self) -> Self {
+        self.always = true;
+        self
     }
 
     /// What was encoded so far.
@@ -204,7 +183,7 @@ impl PageEncoder {
     /// Appends batches with all pages of `runs` to `out`: at most their size and a hundredth more.
     /// Fewest bytes come of many pages at once, since no batch is held back for more.
     ///
-    /// In round 0 memory that was never touched is not read. Rounds must not fall (MIG-57).
+    /// Holds 1 MiB and a zstd context, besides `out`; clear and reuse that. In round 0 memory that was never touched is not read. Rounds must not fall (MIG-57).
     ///
     /// # Errors
     /// When pages are outside the guest or cannot be read.
@@ -241,7 +220,7 @@ impl PageEncoder {
     ) -> Result<(), EncodeError> {
         let pages = memory
             .pages()
-            .min(self.sink.sent.digests.pages())
+            .min(self.sink.sent.digests().pages())
             .min(MAX_PAGES);
         if first > pages || count > pages - first {
             return Err(EncodeError::Outside {
@@ -321,8 +300,8 @@ impl PageEncoder {
     }
 
     fn fate(&mut self, page: u64, bytes: &[u8], out: &mut Vec<u8>) -> Fate {
-        let digests = &self.sink.sent.digests;
-        let known = digests.known(page);
+        let digests = self.sink.sent.digests();
+        let known = digests.known(page).filter(|_| !self.always);
         if is_zero(bytes) {
             if known == Some(digests.zero()) {
                 self.sink.stats.unchanged.pages += 1;
@@ -391,17 +370,17 @@ impl PageEncoder {
         content: (u64, &[u8]),
         out: &mut Vec<u8>,
     ) -> bool {
+        if !self.delta_record.is_worth_trying(page) {
+            return false;
+        }
         let deltas = &mut self.deltas;
         let start = deltas.bytes.len();
         // The length comes first and is known last; two bytes hold all that a delta may have.
         deltas.bytes.extend_from_slice(&[0; 2]);
-        let round = self.sink.round;
-        if !self
-            .sink
-            .sent
-            .copies
-            .replace(page, known, content, round, &mut deltas.bytes)
-        {
+        let copies = &self.sink.sent.copies;
+        let found = copies.replace(page, known, content, self.sink.round, &mut deltas.bytes);
+        self.delta_record.add(found);
+        if found != Delta::Made {
             deltas.bytes.truncate(start);
             return false;
         }
@@ -499,59 +478,5 @@ impl PageEncoder {
             }
         }
         self.sink.send(BatchKind::Raw, 0, block, bytes, out);
-    }
-}
-
-/// Where batches go: numbers them, counts them, and notes what the target will have.
-struct Sink {
-    sent: Arc<SentPages>,
-    sequence: u64,
-    round: u32,
-    stats: PageStats,
-}
-
-impl Sink {
-    fn send(
-        &mut self,
-        kind: BatchKind,
-        level: i8,
-        block: &Pending,
-        payload: &[u8],
-        out: &mut Vec<u8>,
-    ) {
-        let digests = &self.sent.digests;
-        let start = out.len();
-        let batch = Outgoing {
-            kind,
-            level,
-            round: self.round,
-            sequence: self.sequence,
-            runs: &block.runs,
-            digests: &block.digests,
-            payload,
-        };
-        wire::write(&batch, digests.seed(), out);
-        self.sequence += 1;
-        let stats = match kind {
-            BatchKind::Zeros => &mut self.stats.zero,
-            BatchKind::Raw => &mut self.stats.raw,
-            BatchKind::Zstd => &mut self.stats.zstd,
-            BatchKind::Delta => &mut self.stats.delta,
-        };
-        let (pages, bytes) = (block.pages, (out.len() - start) as u64);
-        *stats += KindStats { pages, bytes };
-        if kind == BatchKind::Zeros {
-            block
-                .runs
-                .iter()
-                .for_each(|&(first, count)| digests.note_zeros(first, count));
-        }
-        let pages = block
-            .runs
-            .iter()
-            .flat_map(|&(first, count)| first..first + count);
-        for (page, &digest) in pages.zip(&block.digests) {
-            digests.note(page, digest);
-        }
     }
 }

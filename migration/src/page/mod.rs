@@ -9,6 +9,32 @@
 //! the guest and the limits, and content is written only after its digest was. Nothing that a peer
 //! sends makes it panic or hold more than a batch.
 //!
+//! ```
+//! # use std::{sync::Arc, time::{Duration, Instant}};
+//! # use godwit_migration::{PageSet, page::*, ports::*};
+//! # fn copy(source: &dyn GuestMemory, target: &dyn GuestMemory) -> Result<(), Box<dyn std::error::Error>> {
+//! let seed = DigestSeed(42);
+//! let known = Arc::new(DigestTable::new(source.pages(), seed));
+//! let sent = Arc::new(SentPages::new(known, DEFAULT_COPIES_BYTES));
+//! let start = Instant::now();
+//! let chooser = CodecChooser::new(Compression::Auto);
+//! let mut encoder = PageEncoder::new(sent, chooser, Box::new(move || start.elapsed()));
+//! let mut bytes = Vec::new();
+//! encoder.encode(source, PageSet::full(source.pages()).runs(), 0, &mut bytes)?;
+//! encoder.codec_mut().observe_link(bytes.len() as u64, Duration::from_millis(9), true);
+//!
+//! let mut reader = BatchReader::new(PAGE_VERSIONS.newest(), target.pages());
+//! let received = Arc::new(DigestTable::new(target.pages(), seed));
+//! let mut decoder = PageDecoder::new(received);
+//! let mut input = &bytes[..];
+//! while let Some(batch) = reader.next(&mut input)? {
+//!     decoder.apply(&batch, target)?;
+//! }
+//! reader.finish()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | rule | |
 //! |---|---|
 //! | MIG-50 | Bulk streams carry batches of pages in the format of [`wire`], in the version that the sides settled on. A sender writes the newest common version; each build reads its own and the one before. |
@@ -17,7 +43,7 @@
 //! | MIG-53 | A delta is to what the target has after all earlier batches of the page. The check of the batch covers the result. |
 //! | MIG-54 | A block is at most 64 pages in one zstd frame, shorter than the pages; else it goes as it is. |
 //! | MIG-55 | All batches of a page in one round go over one stream; a round begins at the target only when all streams have finished the one before. |
-//! | MIG-56 | After a batch was lost with its stream, the source forgets the digests of its pages ([`DigestTable::forget`]) before it encodes them again. |
+//! | MIG-56 | When a batch was lost with its stream, or the target discarded pages (at the switch to post-copy), the source forgets their digests ([`DigestTable::forget`]) before it encodes them again. Pages that the target waits for are sent whole whatever it has ([`PageEncoder::sending_always`]). |
 //! | MIG-57 | Sequence numbers on a stream start at 0 and have no gaps; rounds never fall. |
 //! | MIG-58 | A block is compressed only when that is measured to move more guest bytes a second than sending it raw. |
 //! | MIG-59 | Both sides keep the digests of what was moved, so that on a return each page that is the same there is not sent. |
@@ -30,6 +56,8 @@ mod delta;
 mod digest;
 mod encoder;
 mod reader;
+mod sent;
+mod sink;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -42,8 +70,9 @@ pub use codec::{Codec, CodecChooser, Compression};
 pub use decoder::{ApplyError, PageDecoder};
 pub use delta::DeltaError;
 pub use digest::{DigestSeed, DigestTable, DigestTableError};
-pub use encoder::{Clock, EncodeError, PageEncoder, SentPages};
+pub use encoder::{Clock, EncodeError, PageEncoder};
 pub use reader::{Batch, BatchReader};
+pub use sent::SentPages;
 pub use stats::{KindStats, PageStats};
 pub use wire::{BatchHeader, BatchKind, PAGE_VERSIONS, Run, WireError};
 pub use zero::is_zero;

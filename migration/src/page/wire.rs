@@ -24,7 +24,10 @@
 //! | 0 zeros | none |
 //! | 1 raw | the pages |
 //! | 2 zstd | one frame that holds the pages |
-//! | 3 delta | for each page the length of its [`delta`](super::delta) as a varint, and the delta |
+//! | 3 delta | for each page the length of its delta as a varint, and the delta |
+//!
+//! A delta is pairs of varints, bytes to skip and bytes to replace, the new bytes after the second.
+//! Varints hold seven bits a byte, low bits first, at most ten bytes; they need not be the shortest.
 //!
 //! The check is the xxh3 of the header before it, the list, and the digest of each page *as it is
 //! at the target afterwards*. So it finds a wrong base of a delta as well as a damaged payload.
