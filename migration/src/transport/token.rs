@@ -45,6 +45,12 @@ impl Secret {
     }
 }
 
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// Permission to send one guest to one target, and how to be sure that it is that target.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
