@@ -145,7 +145,7 @@ impl After {
                 }
                 // It said before that the guest runs: one of the two is not true.
             }
-            FromTarget::PageRequest(run) if matches!(self.link, Link::Up) => {
+            FromTarget::PageRequest(run) => {
                 let plan = self.plan.as_mut();
                 if let Some(run) = plan.and_then(|plan| plan.request(run)) {
                     core.requested_pages += run.count;

@@ -261,10 +261,13 @@ impl Source {
         (source, vec![Command::SendControl(hello)])
     }
 
-    /// Takes an event; returns what to do about it. `now` never falls.
+    /// Takes an event; returns what to do about it, nothing once it is over. `now` never falls.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
+        self.core.now = self.core.now.max(now);
+        if self.is_finished() {
+            return Vec::new();
+        }
         let core = &mut self.core;
-        core.now = core.now.max(now);
         if let Event::Control(FromTarget::Ping { nonce }) = event {
             return vec![Command::SendControl(FromSource::Pong { nonce })];
         }
