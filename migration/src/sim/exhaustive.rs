@@ -56,7 +56,7 @@ fn check(world: &World) {
                 assert!(expected.contains(&kind), "pages lost by {kind:?}");
             }
             target::Outcome::NeverRan(_) | target::Outcome::Refused(_) => {
-                assert!(!world.target_runs)
+                assert!(!world.target_runs);
             }
         }
     }

@@ -76,7 +76,7 @@ impl Guest {
         Self {
             truth: vec![0; PAGES as usize],
             writes: 0,
-            random: Random(seed ^ 0x6775_6573_74),
+            random: Random(seed ^ 0x6775_6573),
         }
     }
 

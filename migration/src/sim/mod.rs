@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use godwit_proto::migrate::Mode;
 
+use crate::options::TimeoutAction;
 pub(crate) use guest::Guest;
 pub(crate) use world::World;
 
@@ -46,6 +47,12 @@ pub(crate) struct Setup {
     /// Bytes a second of the link.
     pub(crate) bandwidth: u64,
     pub(crate) delay: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) timeout_action: TimeoutAction,
+    /// Reasons for which the target refuses.
+    pub(crate) reasons: usize,
+    /// A page goes wrong at the target, unseen by any checksum.
+    pub(crate) corrupt: bool,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -93,6 +100,10 @@ impl Setup {
             write_rate: 5_000,
             bandwidth: 100 << 20,
             delay: Duration::from_millis(1),
+            timeout: Duration::from_secs(30),
+            timeout_action: TimeoutAction::Cancel,
+            reasons: 0,
+            corrupt: false,
             fault: None,
         }
     }

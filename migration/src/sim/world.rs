@@ -121,7 +121,8 @@ impl World {
         let options = Options {
             mode: setup.mode,
             downtime_limit: Duration::from_millis(20),
-            timeout: Duration::from_secs(30),
+            timeout: setup.timeout,
+            timeout_action: setup.timeout_action,
             ..Options::default()
         };
         options
@@ -222,15 +223,16 @@ impl World {
         if self.source_runs {
             let memory = &mut self.source_memory;
             self.guest.write(memory, writes, 100 - self.throttle);
-        } else if self.target_runs && self.blocked.is_none() {
-            if let Some(page) = self.guest.write(&mut self.target_memory, writes, 100) {
-                self.blocked = Some((page, self.now));
-                let run = PageRun {
-                    first: page - page % 8,
-                    count: 8,
-                };
-                self.at(self.now, Happening::Target(target::Event::Fault(run)));
-            }
+        } else if self.target_runs
+            && self.blocked.is_none()
+            && let Some(page) = self.guest.write(&mut self.target_memory, writes, 100)
+        {
+            self.blocked = Some((page, self.now));
+            let run = PageRun {
+                first: page - page % 8,
+                count: 8,
+            };
+            self.at(self.now, Happening::Target(target::Event::Fault(run)));
         }
         if elapsed.as_micros() as u64 * self.setup.write_rate / 1_000_000 == 0 {
             self.guest_at -= elapsed;
@@ -668,9 +670,15 @@ impl World {
         let event = match command {
             C::Prepare(offer) => {
                 assert_eq!(offer.pages, PAGES);
-                target::Event::Prepared(Accept::default())
+                match self.setup.reasons {
+                    0 => target::Event::Prepared(Accept::default()),
+                    reasons => target::Event::Refused(vec![injected(); reasons]),
+                }
             }
             C::CheckDigests(runs) => {
+                if self.setup.corrupt {
+                    self.target_memory.pages[77] ^= 1 << 63;
+                }
                 let wrong = runs
                     .iter()
                     .filter(|run| digest(&self.target_memory, run.run) != run.digest);

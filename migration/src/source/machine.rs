@@ -354,7 +354,7 @@ impl Source {
         match phase {
             Phase::Offering { deadline } => offering(deadline, event, core),
             Phase::Copying(copying) => copying.handle(event, core),
-            Phase::OpeningWindow(window) => window.handle(event, core),
+            Phase::OpeningWindow(window) => window.handle(&event, core),
             Phase::Switching(switching) => switching.handle(event, core),
             Phase::After(_) | Phase::Unwinding { .. } | Phase::Finished => {
                 unreachable!("handled by the caller")
@@ -542,7 +542,7 @@ fn open_window(kind: SwitchKind, pending: PageSet, predicted: Duration, core: &m
 }
 
 impl OpeningWindow {
-    fn handle(self, event: Event, core: &mut Core) -> Phase {
+    fn handle(self, event: &Event, core: &mut Core) -> Phase {
         match event {
             Event::WindowOpened => {
                 let late = core.now - self.asked > WINDOW_IS_FRESH;

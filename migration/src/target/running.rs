@@ -33,7 +33,7 @@ impl Running {
         core: &mut Core,
     ) -> Phase {
         core.out.push(Command::AnnounceNetwork);
-        core.out.push(Command::Commit(offer.epoch.next()));
+        let next = offer.epoch.next();
         let mut running = Self {
             missing,
             offer,
@@ -50,6 +50,7 @@ impl Running {
             core.send(FromTarget::Resumed(times));
             running.request_wanted(core);
         }
+        core.out.push(Command::Commit(next));
         Phase::Running(running)
     }
 
