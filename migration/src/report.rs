@@ -257,16 +257,10 @@ pub struct Receipt {
 /// The most rounds that a receipt lists.
 pub const MAX_ROUND_REPORTS: usize = 200;
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn as_ms<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64() * 1e3)
 }
 
-#[expect(
-    clippy::ref_option,
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes references"
-)]
 fn as_optional_ms<S: Serializer>(
     time: &Option<Duration>,
     serializer: S,

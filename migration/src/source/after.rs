@@ -139,13 +139,13 @@ impl After {
                 }
             }
             FromTarget::Complete => return Self::completed(core),
-            FromTarget::NotStarted { epoch, error } if epoch == core.offer.epoch => {
-                if core.times.resumed.is_none() {
-                    return core.finish(Outcome::NeverStarted(error));
-                }
-                // It said before that the guest runs: one of the two is not true.
+            // One that said before that the guest runs is not believed.
+            FromTarget::NotStarted { epoch, error }
+                if epoch == core.offer.epoch && core.times.resumed.is_none() =>
+            {
+                return core.finish(Outcome::NeverStarted(error));
             }
-            FromTarget::PageRequest(run) if matches!(self.link, Link::Up) => {
+            FromTarget::PageRequest(run) => {
                 let plan = self.plan.as_mut();
                 if let Some(run) = plan.and_then(|plan| plan.request(run)) {
                     core.requested_pages += run.count;
@@ -193,7 +193,7 @@ impl After {
             return;
         };
         while self.pushes.len() < PUSH_WINDOW
-            && let Some(run) = plan.next()
+            && let Some(run) = plan.next_push()
         {
             self.pushes.push(run);
             core.out.push(Command::SendPages {

@@ -261,10 +261,13 @@ impl Source {
         (source, vec![Command::SendControl(hello)])
     }
 
-    /// Takes an event; returns what to do about it. `now` never falls.
+    /// Takes an event; returns what to do about it, nothing once it is over. `now` never falls.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
+        self.core.now = self.core.now.max(now);
+        if self.is_finished() {
+            return Vec::new();
+        }
         let core = &mut self.core;
-        core.now = core.now.max(now);
         if let Event::Control(FromTarget::Ping { nonce }) = event {
             return vec![Command::SendControl(FromSource::Pong { nonce })];
         }
@@ -351,7 +354,7 @@ impl Source {
         match phase {
             Phase::Offering { deadline } => offering(deadline, event, core),
             Phase::Copying(copying) => copying.handle(event, core),
-            Phase::OpeningWindow(window) => window.handle(event, core),
+            Phase::OpeningWindow(window) => window.handle(&event, core),
             Phase::Switching(switching) => switching.handle(event, core),
             Phase::After(_) | Phase::Unwinding { .. } | Phase::Finished => {
                 unreachable!("handled by the caller")
@@ -539,7 +542,7 @@ fn open_window(kind: SwitchKind, pending: PageSet, predicted: Duration, core: &m
 }
 
 impl OpeningWindow {
-    fn handle(self, event: Event, core: &mut Core) -> Phase {
+    fn handle(self, event: &Event, core: &mut Core) -> Phase {
         match event {
             Event::WindowOpened => {
                 let late = core.now - self.asked > WINDOW_IS_FRESH;

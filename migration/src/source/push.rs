@@ -36,7 +36,7 @@ impl PushPlan {
 
     /// The next pages to push, at most [`PUSH_PAGES`], not across a 2 MiB boundary; `None` when all
     /// have been sent.
-    pub fn next(&mut self) -> Option<PageRun> {
+    pub fn next_push(&mut self) -> Option<PageRun> {
         let (first, count) = self
             .unsent
             .next_run(self.cursor)
@@ -89,17 +89,21 @@ mod tests {
     #[test]
     fn a_request_moves_the_push_behind_it_and_all_is_pushed_in_the_end() {
         let mut plan = PushPlan::new(PageSet::full(2000));
-        assert_eq!(plan.next(), Some(run(0, 512)));
+        assert_eq!(plan.next_push(), Some(run(0, 512)));
         assert_eq!(plan.request(run(1100, 16)), Some(run(1100, 16)));
         assert_eq!(
-            plan.next(),
+            plan.next_push(),
             Some(run(1116, 420)),
             "up to the boundary at 1536"
         );
-        assert_eq!(plan.next(), Some(run(1536, 464)));
-        assert_eq!(plan.next(), Some(run(512, 512)), "from the beginning again");
-        assert_eq!(plan.next(), Some(run(1024, 76)));
-        assert_eq!(plan.next(), None);
+        assert_eq!(plan.next_push(), Some(run(1536, 464)));
+        assert_eq!(
+            plan.next_push(),
+            Some(run(512, 512)),
+            "from the beginning again"
+        );
+        assert_eq!(plan.next_push(), Some(run(1024, 76)));
+        assert_eq!(plan.next_push(), None);
         assert_eq!(plan.unsent(), 0);
     }
 
@@ -122,11 +126,11 @@ mod tests {
     #[test]
     fn after_a_cut_exactly_what_did_not_arrive_is_sent_again() {
         let mut plan = PushPlan::new(PageSet::full(100));
-        while plan.next().is_some() {}
+        while plan.next_push().is_some() {}
         let mut received = PageSet::empty(100);
         received.insert_run(0, 40);
         plan.resume(&received);
         plan.cursor = 0;
-        assert_eq!(plan.next(), Some(run(40, 60)));
+        assert_eq!(plan.next_push(), Some(run(40, 60)));
     }
 }

@@ -242,6 +242,8 @@ pub(super) struct Starting {
     missing: Option<PageSet>,
     wanted: PageSet,
     since: Duration,
+    /// The source redialled and waits to be told what arrived.
+    recovered: bool,
 }
 
 /// Kept to answer a source that redials.
@@ -289,7 +291,7 @@ impl Target {
             }
             Event::Control(FromSource::Pong { .. }) => return Vec::new(),
             Event::LinkLost => core.link_up = false,
-            Event::LinkRestored => core.link_up = true,
+            Event::Control(FromSource::Recover { .. }) => core.link_up = true,
             _ => {}
         }
         let phase = std::mem::replace(&mut self.phase, Phase::Finished(Finished::Nothing));
@@ -355,7 +357,6 @@ impl Target {
             Event::Failed { ref error, .. } | Event::Control(FromSource::Abort(ref error)) => {
                 Some(error.clone())
             }
-            Event::Control(FromSource::Recover { .. }) => None,
             _ => None,
         };
         let (offer, deadline) = match &phase {
@@ -470,12 +471,12 @@ impl Ready {
     fn handle(mut self, event: Event, core: &mut Core) -> Phase {
         match event {
             Event::Control(FromSource::Relinquish { epoch }) if epoch == self.offer.epoch => {
-                return self.start(core);
+                return self.start(false, core);
             }
             Event::Control(FromSource::Recover { migration, epoch })
                 if epoch == self.offer.epoch && migration == self.offer.migration =>
             {
-                return self.start(core);
+                return self.start(true, core);
             }
             Event::Control(FromSource::Abort(error)) => {
                 return core.never_ran(Some(self.offer), error, false);
@@ -496,7 +497,7 @@ impl Ready {
     }
 
     /// The source has relinquished.
-    fn start(self, core: &mut Core) -> Phase {
+    fn start(self, recovered: bool, core: &mut Core) -> Phase {
         assert!(!core.may_run, "a guest is started once");
         core.may_run = true;
         core.out.push(Command::ResumeGuest(self.offer.epoch.next()));
@@ -505,6 +506,7 @@ impl Ready {
             missing: self.missing,
             wanted: self.wanted,
             since: core.now,
+            recovered,
         })
     }
 }
@@ -517,7 +519,27 @@ impl Starting {
                     restore_ns: core.restore_ns,
                     resume_ns: nanoseconds(core.now - self.since),
                 };
-                Running::begin(self.offer, self.missing, self.wanted, times, core)
+                let missing = self
+                    .missing
+                    .unwrap_or_else(|| PageSet::empty(self.offer.pages));
+                Running::begin(
+                    self.offer,
+                    missing,
+                    self.wanted,
+                    times,
+                    self.recovered,
+                    core,
+                )
+            }
+            Event::Control(FromSource::Recover { migration, epoch })
+                if epoch == self.offer.epoch && migration == self.offer.migration =>
+            {
+                self.recovered = true;
+                Phase::Starting(self)
+            }
+            Event::LinkLost => {
+                self.recovered = false;
+                Phase::Starting(self)
             }
             Event::Failed {
                 step: Step::ResumeGuest,

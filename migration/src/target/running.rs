@@ -26,16 +26,16 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn begin(
         offer: Box<Offer>,
-        missing: Option<PageSet>,
+        missing: PageSet,
         wanted: PageSet,
         times: ResumeTimes,
+        recovered: bool,
         core: &mut Core,
     ) -> Phase {
         core.out.push(Command::AnnounceNetwork);
-        core.send(FromTarget::Resumed(times));
-        core.out.push(Command::Commit(offer.epoch.next()));
+        let next = offer.epoch.next();
         let mut running = Self {
-            missing: missing.unwrap_or_else(|| PageSet::empty(offer.pages)),
+            missing,
             offer,
             wanted,
             times,
@@ -44,7 +44,13 @@ impl Running {
             deadline: None,
         };
         running.expect_source(core);
-        running.request_wanted(core);
+        if recovered {
+            running.recover(core);
+        } else {
+            core.send(FromTarget::Resumed(times));
+            running.request_wanted(core);
+        }
+        core.out.push(Command::Commit(next));
         Phase::Running(running)
     }
 
