@@ -37,7 +37,9 @@ impl Queue {
         let mut runs = Vec::new();
         let mut room = SHARE_PAGES;
         while room > 0 {
-            let Some((first, count)) = self.pages.next_run(self.next) else { break };
+            let Some((first, count)) = self.pages.next_run(self.next) else {
+                break;
+            };
             let count = count.min(room);
             runs.push((first, count));
             room -= count;
@@ -101,7 +103,11 @@ impl Rounds {
                 jobs
             })
             .collect();
-        Self { streams, tasks, generation }
+        Self {
+            streams,
+            tasks,
+            generation,
+        }
     }
 
     /// Sends `pages` as `round`; the answer comes when all of it has been given to the link.
@@ -124,8 +130,11 @@ impl Rounds {
         }
         drop(job);
         async move {
-            let mut sent =
-                RoundSent { round, batches: vec![0; streams], ..RoundSent::default() };
+            let mut sent = RoundSent {
+                round,
+                batches: vec![0; streams],
+                ..RoundSent::default()
+            };
             for _ in 0..streams {
                 let share = shares.recv().await.unwrap_or_else(|| Err(stream_ended()))?;
                 sent.batches[share.stream] = share.batches;
@@ -150,7 +159,10 @@ impl Rounds {
 }
 
 fn stream_ended() -> CodedError {
-    CodedError::new(ErrorCode::PeerProtocol, "a bulk stream ended before its time")
+    CodedError::new(
+        ErrorCode::PeerProtocol,
+        "a bulk stream ended before its time",
+    )
 }
 
 fn content_pages(stats: &PageStats) -> u64 {
@@ -195,14 +207,19 @@ impl Stream {
             if self.generation.load(Ordering::Acquire) != job.generation {
                 break;
             }
-            let runs = job.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let runs = job
+                .queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if runs.is_empty() {
                 break;
             }
             self.out.clear();
             // Batches are numbered from round 0, in which untouched memory need not be read.
             block_in_place(|| {
-                self.encoder.encode(&*self.memory, runs, job.round - 1, &mut self.out)
+                self.encoder
+                    .encode(&*self.memory, runs, job.round - 1, &mut self.out)
             })
             .map_err(|error| super::coded(ErrorCode::Memory, &error))?;
             let begin = Instant::now();
@@ -212,7 +229,9 @@ impl Stream {
                 .map_err(|error| super::coded(ErrorCode::PeerProtocol, &error))?;
             let took = begin.elapsed();
             let bytes = self.out.len() as u64;
-            self.encoder.codec_mut().observe_link(bytes, took, took > FILLED);
+            self.encoder
+                .codec_mut()
+                .observe_link(bytes, took, took > FILLED);
         }
         Ok(Share {
             stream: self.index,

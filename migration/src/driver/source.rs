@@ -104,7 +104,9 @@ pub async fn migrate(
     }
     listener.abort();
     driver.rounds.stop_sending();
-    link.peer.close(CloseCode::Done, "the migration is over").await;
+    link.peer
+        .close(CloseCode::Done, "the migration is over")
+        .await;
     driver.rounds.end().await;
     machine.receipt()
 }
@@ -225,7 +227,11 @@ impl Driver {
     }
 
     fn send_round(&self, round: u32, pages: PageSet, last: bool) {
-        let armed = if last { Ok(()) } else { self.guest.log.arm(&pages) };
+        let armed = if last {
+            Ok(())
+        } else {
+            self.guest.log.arm(&pages)
+        };
         if let Err(error) = armed {
             return self.failed(Step::SendRound, &*error);
         }
@@ -233,7 +239,10 @@ impl Driver {
         tokio::spawn(async move {
             let event = match sending.await {
                 Ok(sent) => Event::RoundSent(sent),
-                Err(error) => Event::Failed { step: Step::SendRound, error },
+                Err(error) => Event::Failed {
+                    step: Step::SendRound,
+                    error,
+                },
             };
             let _ = events.send(event);
         });
@@ -252,7 +261,10 @@ impl Driver {
     }
 
     fn failed(&self, step: Step, error: &(dyn std::error::Error + 'static)) {
-        self.tell(Event::Failed { step, error: coded(ErrorCode::Other, error) });
+        self.tell(Event::Failed {
+            step,
+            error: coded(ErrorCode::Other, error),
+        });
     }
 
     /// Only options that this build does not offer lead to these commands.

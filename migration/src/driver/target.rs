@@ -82,8 +82,12 @@ pub async fn receive(link: TargetLink, host: Arc<dyn TargetHost>, limits: Limits
     driver.readers.abort_all();
     // The source closes first when all went well: it has heard that it is complete.
     let _ = tokio::time::timeout(Duration::from_secs(1), link.peer.ended()).await;
-    link.peer.close(CloseCode::Done, "the migration is over").await;
-    driver.outcome.expect("the machine finishes with an outcome")
+    link.peer
+        .close(CloseCode::Done, "the migration is over")
+        .await;
+    driver
+        .outcome
+        .expect("the machine finishes with an outcome")
 }
 
 /// What the driver hears of.
@@ -269,7 +273,10 @@ impl Reader {
                 Err(error) => return tracing::debug!(%error, "a bulk stream has ended"),
             };
             if let Err(error) = block_in_place(|| self.apply(&buffer[..read])) {
-                let event = Event::Failed { step: Step::ApplyBatch, error };
+                let event = Event::Failed {
+                    step: Step::ApplyBatch,
+                    error,
+                };
                 let _ = self.events.send(Happening::Event(event));
                 return;
             }

@@ -92,9 +92,8 @@ impl Migrate {
             migrated
         });
         let (moved, receipt) = migrated.map_err(|error| error.coded())?;
-        let receipt: Value = serde_json::from_str(&receipt).map_err(|error| {
-            CodedError::from_error(ErrorCode::PeerProtocol, &error)
-        })?;
+        let receipt: Value = serde_json::from_str(&receipt)
+            .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
         if self.json {
             print(&receipt.to_string())?;
         } else {
@@ -145,11 +144,16 @@ fn line(progress: &Value) -> String {
 }
 
 fn summary(receipt: &Value) -> String {
-    let outcome = receipt.get("outcome").map_or("-", |outcome| text(outcome, "result"));
-    let blackout = receipt.get("blackout").map_or(0.0, |blackout| number(blackout, "total_ms"));
-    let bytes = receipt.get("bytes").and_then(Value::as_object).map_or(0.0, |kinds| {
-        kinds.values().filter_map(Value::as_f64).sum()
-    });
+    let outcome = receipt
+        .get("outcome")
+        .map_or("-", |outcome| text(outcome, "result"));
+    let blackout = receipt
+        .get("blackout")
+        .map_or(0.0, |blackout| number(blackout, "total_ms"));
+    let bytes = receipt
+        .get("bytes")
+        .and_then(Value::as_object)
+        .map_or(0.0, |kinds| kinds.values().filter_map(Value::as_f64).sum());
     format!(
         "{outcome} in {:.1} ms, blackout {blackout:.2} ms, {} rounds, {:.1} MiB on the wire of {:.0} MiB of memory",
         number(receipt, "total_ms"),
@@ -174,7 +178,10 @@ fn stayed(receipt: &Value) -> CodedError {
         .and_then(Value::as_u64)
         .and_then(|code| ErrorCode::from_number(u8::try_from(code).ok()?))
         .unwrap_or(ErrorCode::Other);
-    CodedError::new(code, format!("the guest was not moved: {}", errors.join("; ")))
+    CodedError::new(
+        code,
+        format!("the guest was not moved: {}", errors.join("; ")),
+    )
 }
 
 fn print(text: &str) -> Result<(), CodedError> {

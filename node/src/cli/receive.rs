@@ -53,12 +53,18 @@ impl Receive {
             disks: self
                 .disks
                 .iter()
-                .map(|disk| DiskOverride { id: disk.id.clone(), path: disk.value.clone() })
+                .map(|disk| DiskOverride {
+                    id: disk.id.clone(),
+                    path: disk.value.clone(),
+                })
                 .collect(),
             nets: self
                 .nets
                 .iter()
-                .map(|net| NetOverride { id: net.id.clone(), tap: net.value.clone() })
+                .map(|net| NetOverride {
+                    id: net.id.clone(),
+                    tap: net.value.clone(),
+                })
                 .collect(),
             serial: self.serial.as_ref().map(|end| end.0.clone()),
         };

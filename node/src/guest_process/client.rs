@@ -8,8 +8,8 @@ use std::time::Duration;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
 use godwit_proto::process::{
-    ConsoleKind, ExitReason, GuestStats, MigrateRequest, Overrides, RESPONSE_LIMITS, Request, Response,
-    SnapshotReport, VERSIONS,
+    ConsoleKind, ExitReason, GuestStats, MigrateRequest, Overrides, RESPONSE_LIMITS, Request,
+    Response, SnapshotReport, VERSIONS,
 };
 
 use super::connection::{Connection, ConnectionError, Received};
@@ -228,7 +228,9 @@ impl Client {
     pub fn migration_progress(&mut self) -> Result<Option<String>, ClientError> {
         match self.request(&Request::MigrationProgress)? {
             Response::Migrating(progress) => Ok(progress),
-            _ => Err(ClientError::WrongAnswer { request: "migration-progress" }),
+            _ => Err(ClientError::WrongAnswer {
+                request: "migration-progress",
+            }),
         }
     }
 

@@ -21,9 +21,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use godwit_migration::report::{Outcome, Progress, Receipt};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
-use godwit_migration::report::{Outcome, Progress, Receipt};
 use godwit_proto::process::{
     ConsoleKind, ExitReason, GuestState, MigrateRequest, Request, Response, SnapshotReport,
 };
@@ -84,9 +84,10 @@ impl Migration {
     fn refuse(&self) -> Result<(), CodedError> {
         let (message, fix) = match self {
             Self::None => return Ok(()),
-            Self::UnderWay { .. } => {
-                ("the guest is being moved", "wait for the end of the migration, or cancel it")
-            }
+            Self::UnderWay { .. } => (
+                "the guest is being moved",
+                "wait for the end of the migration, or cancel it",
+            ),
             Self::GivenAway => (
                 "the guest was given away and may run at the target",
                 "look there; stop this process when it does",
@@ -194,7 +195,10 @@ impl Machine {
         }
         let guest = lease.present().guest.clone();
         let moved = migrate::move_guest(guest, request, cancelled, progress);
-        let outcome = moved.as_ref().ok().and_then(|receipt| receipt.outcome.clone());
+        let outcome = moved
+            .as_ref()
+            .ok()
+            .and_then(|receipt| receipt.outcome.clone());
         *self.migration() = match &outcome {
             Some(Outcome::Completed | Outcome::Unconfirmed(_)) => Migration::GivenAway,
             _ => Migration::None,
@@ -472,7 +476,9 @@ impl Machine {
     }
 
     fn migration(&self) -> MutexGuard<'_, Migration> {
-        self.migration.lock().unwrap_or_else(PoisonError::into_inner)
+        self.migration
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with_guest<T>(

@@ -33,7 +33,11 @@ pub fn move_guest(
     progress: watch::Sender<Option<Progress>>,
 ) -> Result<Receipt, CodedError> {
     let usage = |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::Usage, error);
-    let token: Token = request.token.trim().parse().map_err(|error| usage(&error))?;
+    let token: Token = request
+        .token
+        .trim()
+        .parse()
+        .map_err(|error| usage(&error))?;
     let address = resolve(&request.to)?;
     let options = options(request);
     options.check().map_err(|wrong| {
@@ -46,7 +50,10 @@ pub fn move_guest(
         bandwidth_cap: options.bandwidth_cap,
         ..Tuning::default()
     };
-    let asked = Request { asked_by: request.asked_by.clone(), why: request.why.clone() };
+    let asked = Request {
+        asked_by: request.asked_by.clone(),
+        why: request.why.clone(),
+    };
     let vcpus = guest.spec().vcpus as usize;
     let throttled = guest.clone();
     let ports = SourceGuest {
@@ -63,7 +70,10 @@ pub fn move_guest(
                 .with_fix("is `godwit receive` waiting there, and is the token its own?")
         };
         let dialer = Dialer::new(token, tuning, VERSIONS).map_err(|error| unreachable(&error))?;
-        let link = dialer.open(address).await.map_err(|error| unreachable(&error))?;
+        let link = dialer
+            .open(address)
+            .await
+            .map_err(|error| unreachable(&error))?;
         let controls = Controls { cancel, progress };
         Ok(driver::migrate(link, ports, offer, options, asked, controls).await)
     })
@@ -71,11 +81,18 @@ pub fn move_guest(
 
 fn resolve(to: &str) -> Result<SocketAddr, CodedError> {
     let unknown = |why: String| {
-        CodedError::new(ErrorCode::Usage, format!("cannot find the target {to:?}: {why}"))
-            .with_fix("give HOST:PORT")
+        CodedError::new(
+            ErrorCode::Usage,
+            format!("cannot find the target {to:?}: {why}"),
+        )
+        .with_fix("give HOST:PORT")
     };
-    let mut addresses = to.to_socket_addrs().map_err(|error| unknown(error.to_string()))?;
-    addresses.next().ok_or_else(|| unknown("it has no address".into()))
+    let mut addresses = to
+        .to_socket_addrs()
+        .map_err(|error| unknown(error.to_string()))?;
+    addresses
+        .next()
+        .ok_or_else(|| unknown("it has no address".into()))
 }
 
 fn options(request: &MigrateRequest) -> Options {
@@ -85,7 +102,9 @@ fn options(request: &MigrateRequest) -> Options {
         downtime_limit: request
             .downtime_limit_ms
             .map_or(default.downtime_limit, Duration::from_millis),
-        timeout: request.timeout_ms.map_or(default.timeout, Duration::from_millis),
+        timeout: request
+            .timeout_ms
+            .map_or(default.timeout, Duration::from_millis),
         bandwidth_cap: request.bandwidth_cap,
         streams: request.streams.unwrap_or(default.streams),
         ..default
@@ -102,7 +121,10 @@ fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
         name: spec.name.clone(),
         epoch: Epoch::new(1),
         spec: spec.encode().map_err(|error| broken(&error))?,
-        layout: guest.memory_layout().encode().map_err(|error| broken(&error))?,
+        layout: guest
+            .memory_layout()
+            .encode()
+            .map_err(|error| broken(&error))?,
         pages: guest.ram().bytes() / 4096,
         cpuid: guest.cpuid().to_vec(),
         devices: devices(spec),
@@ -120,10 +142,17 @@ fn devices(spec: &GuestSpec) -> Vec<OfferedDevice> {
     let disks = spec.disks.iter().map(|disk| (block_type, disk.id.clone()));
     let nets = spec.nets.iter().map(|net| (net_type, net.id.clone()));
     let rng = spec.rng.then(|| (rng_type, "rng".to_owned()));
-    let console = spec.console.is_some().then(|| (console_type, "console".to_owned()));
+    let console = spec
+        .console
+        .is_some()
+        .then(|| (console_type, "console".to_owned()));
     (1..)
         .zip(disks.chain(nets).chain(rng).chain(console))
-        .map(|(slot, (device_type, id))| OfferedDevice { slot, device_type, id })
+        .map(|(slot, (device_type, id))| OfferedDevice {
+            slot,
+            device_type,
+            id,
+        })
         .collect()
 }
 

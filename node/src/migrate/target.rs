@@ -43,18 +43,26 @@ pub fn receive_guest(
     here: Here,
     invite: impl FnOnce(SocketAddr, &str),
 ) -> Result<(), CodedError> {
-    let failed = |error: &dyn std::error::Error| {
-        CodedError::from_error(ErrorCode::PeerProtocol, error)
-    };
-    let host =
-        Arc::new(Host { machine: machine.clone(), here, guest: Mutex::new(None) });
+    let failed =
+        |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::PeerProtocol, error);
+    let host = Arc::new(Host {
+        machine: machine.clone(),
+        here,
+        guest: Mutex::new(None),
+    });
     let outcome = runtime()?.block_on(async {
-        let tuning = Tuning { bulk_streams: 16, ..Tuning::default() };
+        let tuning = Tuning {
+            bulk_streams: 16,
+            ..Tuning::default()
+        };
         let mut receiver = Receiver::bind(listen, Invitation::default(), tuning, VERSIONS)
             .map_err(|error| failed(&error))?;
         let address = receiver.address().map_err(|error| failed(&error))?;
         invite(address, &receiver.token().to_text());
-        let link = receiver.accept(patience).await.map_err(|error| failed(&error))?;
+        let link = receiver
+            .accept(patience)
+            .await
+            .map_err(|error| failed(&error))?;
         let limits = Limits::new(MAX_BYTES / 4096);
         Ok::<_, CodedError>(driver::receive(link, host.clone(), limits).await)
     })?;
@@ -82,16 +90,19 @@ impl Host {
     fn spec(&self, offer: &Offer) -> Result<GuestSpec, CodedError> {
         let mut spec = GuestSpec::decode(&offer.spec)
             .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
-        let no_such = |id: &str| {
-            CodedError::new(ErrorCode::Usage, format!("the guest has no device {id:?}"))
-        };
+        let no_such =
+            |id: &str| CodedError::new(ErrorCode::Usage, format!("the guest has no device {id:?}"));
         for change in &self.here.disks {
             let disk = spec.disks.iter_mut().find(|disk| disk.id == change.id);
-            disk.ok_or_else(|| no_such(&change.id))?.path.clone_from(&change.path);
+            disk.ok_or_else(|| no_such(&change.id))?
+                .path
+                .clone_from(&change.path);
         }
         for change in &self.here.nets {
             let net = spec.nets.iter_mut().find(|net| net.id == change.id);
-            net.ok_or_else(|| no_such(&change.id))?.tap.clone_from(&change.tap);
+            net.ok_or_else(|| no_such(&change.id))?
+                .tap
+                .clone_from(&change.tap);
         }
         if let Some(serial) = &self.here.serial {
             spec.serial = serial.clone();
@@ -110,7 +121,9 @@ impl Host {
             .map_err(|error| CodedError::from_error(ErrorCode::KvmUnavailable, &error))?;
         let seen = HostCpu::new(offer.cpuid.iter().copied(), false);
         let seen = Baseline::of(&[&seen]).map_err(|error| invalid(&error))?;
-        let missing = seen.missing_features(&here).map_err(|error| invalid(&error))?;
+        let missing = seen
+            .missing_features(&here)
+            .map_err(|error| invalid(&error))?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -120,7 +133,10 @@ impl Host {
     }
 
     fn guest(&self) -> Option<Arc<Guest>> {
-        self.guest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.guest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -158,6 +174,7 @@ impl TargetHost for Host {
     fn discard(&self) {
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let error = CodedError::new(ErrorCode::PeerProtocol, "the guest did not get here");
-        self.machine.end(godwit_proto::process::ExitReason::Failed(error));
+        self.machine
+            .end(godwit_proto::process::ExitReason::Failed(error));
     }
 }

@@ -21,9 +21,7 @@
 mod request;
 mod response;
 
-pub use request::{
-    ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides, Request,
-};
+pub use request::{ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides, Request};
 pub use response::{
     DeviceStats, ExitReason, GuestState, GuestStats, NamedCounter, Response, SnapshotReport,
     VcpuStats,

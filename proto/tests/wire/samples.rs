@@ -8,9 +8,9 @@ use godwit_proto::guest::{
     BootSpec, DiskSpec, GuestSpec, HugePages, Kernel, MemorySpec, NetSpec, SerialSpec,
 };
 use godwit_proto::process::{
-    ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats, NamedCounter,
-    NetOverride, MigrateRequest, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response, SnapshotReport,
-    VERSIONS, VcpuStats,
+    ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats, MigrateRequest,
+    NamedCounter, NetOverride, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response,
+    SnapshotReport, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
 use godwit_proto::state::block::BlockState;

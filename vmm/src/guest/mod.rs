@@ -24,9 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_proto::guest::GuestSpec;
+use godwit_proto::process::{GuestState, GuestStats, Overrides, SnapshotReport, VcpuStats};
 use godwit_proto::state::memory::MemoryLayout;
 use godwit_proto::state::vcpu::CpuidEntry;
-use godwit_proto::process::{GuestState, GuestStats, Overrides, SnapshotReport, VcpuStats};
 
 use crate::config::GuestConfig;
 use crate::devices::serial::Serial;

@@ -13,7 +13,10 @@ pub(super) fn records(guest: &Guest) -> Result<RecordWriter, GuestError> {
     let machine = &guest.machine;
     if machine.shared.yield_requested.load(Ordering::Acquire) {
         // Power-off or reset is on its way to the owner, and would not be part of the state.
-        return Err(GuestError::WrongState { request: "save", is: "is about to end or reset" });
+        return Err(GuestError::WrongState {
+            request: "save",
+            is: "is about to end or reset",
+        });
     }
     let mut records = RecordWriter::new();
     records.push(&guest.spec)?;
