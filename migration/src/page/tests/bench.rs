@@ -2,6 +2,8 @@
 //! `cargo test --release -p godwit-migration page::tests::bench -- --ignored --nocapture
 //! --test-threads=1`. With `GODWIT_BENCH_FILE` the first 64 MiB of that file are measured too.
 
+#![allow(clippy::disallowed_methods, reason = "it measures")]
+
 use std::time::Instant;
 
 use super::populations::{Population, generate};
