@@ -138,7 +138,8 @@ impl Rounds {
             for _ in 0..streams {
                 let share = shares.recv().await.unwrap_or_else(|| Err(stream_ended()))?;
                 sent.batches[share.stream] = share.batches;
-                sent.pages += share.stats.total().pages;
+                // Pages that are unchanged are in no batch.
+                sent.pages += share.stats.total().pages - share.stats.unchanged.pages;
                 sent.content_pages += content_pages(&share.stats);
                 sent.bytes.add(&bytes_by_kind(&share.stats));
             }
