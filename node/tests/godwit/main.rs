@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod foreground;
+mod migrate;
 mod protocol;
 mod support;
 mod terminal;
