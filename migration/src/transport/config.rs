@@ -81,6 +81,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             congestion: Congestion::Cubic,
+            // Jumbo frames: 9,000 bytes less the headers of IPv6 and UDP.
             mtu_limit: 8952,
             bulk_streams: 4,
             bulk_connections: 0,

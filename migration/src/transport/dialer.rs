@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use godwit_proto::frame::Limits;
+use godwit_proto::version::VersionRange;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::time::timeout;
 
@@ -20,8 +22,6 @@ use super::socket;
 use super::stream::StreamKind;
 use super::token::Token;
 use super::verify::PinnedTarget;
-use godwit_proto::frame::Limits;
-use godwit_proto::version::VersionRange;
 
 /// A source that holds a token. It keeps its certificate, by which the target knows it again.
 #[derive(Debug)]

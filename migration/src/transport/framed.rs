@@ -1,5 +1,6 @@
 //! Frames on a bidirectional stream: control messages, and faults.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_proto::frame::{self, Frame, FrameDecoder, FrameKind, Limits};
@@ -9,7 +10,6 @@ use tokio::time::timeout;
 
 use super::connections::Shared;
 use super::error::{CloseCode, Phase, TransportError};
-use std::sync::Arc;
 
 /// Bytes taken from the stream at once.
 const READ_BYTES: usize = 64 << 10;
