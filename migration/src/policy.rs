@@ -19,7 +19,7 @@ use crate::options::{Options, TimeoutAction};
 use crate::ports::PAGE_BYTES;
 
 /// Rounds without progress after which something is done about it.
-const PATIENCE: u32 = 2;
+pub const PATIENCE: u32 = 2;
 /// A round makes progress when it leaves less than this part of the least that remained so far.
 const PROGRESS: f64 = 0.9;
 /// Further rounds after the first whose prediction fits the limit.

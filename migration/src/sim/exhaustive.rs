@@ -1,4 +1,5 @@
-//! Every fault before every step that either driver takes, in every mode.
+//! Every fault before every step that either driver takes, in every mode: MIG-30 to MIG-38, MIG-50 to
+//! MIG-54.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

@@ -1,13 +1,15 @@
 //! The guest has been given up. What is left: pages that the target lacks, and to learn how it went.
-//! There is no way back.
+//! There is no way back (MIG-30); the link is redialled (MIG-50), and what cannot be learnt is reported as
+//! unconfirmed (MIG-38).
 
 use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::migrate::{FromSource, FromTarget, MAX_BITMAP_WORDS, PageRun, SwitchKind};
 
+use super::api::{Command, Event, Step};
 use super::core::{Core, Runs};
-use super::machine::{Command, Event, Phase, Step};
+use super::machine::Phase;
 use super::push::PushPlan;
 use crate::PageSet;
 use crate::report::{Outcome, Phase as Shown};

@@ -6,7 +6,8 @@ use std::time::Duration;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::migrate::{FromSource, Mode, Offer, ResumeTimes, RoundTotals};
 
-use super::machine::{Command, Phase, Request, RoundSent, Step};
+use super::api::{Command, Request, RoundSent, Step};
+use super::machine::Phase;
 use crate::options::{Options, TimeoutAction};
 use crate::policy::{Choice, Eta, Policy, RoundFacts};
 use crate::ports::PAGE_BYTES;
@@ -171,7 +172,7 @@ impl Core {
         self.stay(CodedError::new(ErrorCode::TimedOut, what))
     }
 
-    /// Ends before the relinquish: undoes everything, the guest first.
+    /// Ends before the relinquish: undoes everything, the guest first (MIG-31, MIG-61).
     pub(super) fn stay(&mut self, error: CodedError) -> Phase {
         assert!(!self.relinquished, "what was given up does not stay");
         let resuming = self.runs != Runs::Yes;

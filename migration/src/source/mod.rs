@@ -1,10 +1,12 @@
 //! The source's side.
 
 mod after;
+mod api;
 mod core;
 mod machine;
 mod push;
 mod switch;
 
-pub use machine::{Command, Event, Request, RoundSent, Source, Step};
+pub use api::{Command, Event, Request, RoundSent, Step};
+pub use machine::Source;
 pub use push::{MAX_REQUEST_PAGES, PUSH_PAGES, PushPlan};

@@ -1,4 +1,4 @@
-//! The order in which memory follows a guest that runs at the target.
+//! The order in which memory follows a guest that runs at the target (MIG-40, MIG-41).
 
 use godwit_proto::migrate::PageRun;
 
@@ -69,7 +69,7 @@ impl PushPlan {
         Some(run)
     }
 
-    /// After a cut: all that has not arrived is sent again.
+    /// After a cut: all that has not arrived is sent again (MIG-52).
     pub fn resume(&mut self, received: &PageSet) {
         self.unsent = self.missing.clone();
         for (first, count) in received.runs() {

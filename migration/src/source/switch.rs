@@ -1,4 +1,5 @@
-//! The guest stands still: last pages and state go out, and the target has to say that it is ready.
+//! The guest stands still: last pages and state go out (MIG-18), and the target has to say that it is
+//! ready (MIG-20).
 
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use godwit_proto::migrate::{
 };
 
 use super::after::After;
+use super::api::{Command, Event};
 use super::core::{Core, Runs};
-use super::machine::{Command, Event, Phase};
+use super::machine::Phase;
 use crate::PageSet;
 use crate::report::{Phase as Shown, RoundReport};
 

@@ -1,8 +1,10 @@
 //! The target's side.
 
+mod api;
 mod machine;
 mod round;
 mod running;
 mod switch;
 
-pub use machine::{Command, Event, Limits, Outcome, Step, Target};
+pub use api::{Command, Event, Limits, Outcome, Step};
+pub use machine::Target;

@@ -1,4 +1,4 @@
-//! Counts the batches of a round until all are there.
+//! Counts the batches of a round until all are there (MIG-15).
 
 use godwit_proto::migrate::RoundTotals;
 

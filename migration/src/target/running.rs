@@ -1,4 +1,4 @@
-//! The guest runs here. What is left: its missing pages, and the commit.
+//! The guest runs here. What is left: its missing pages (MIG-52 to MIG-54), and the commit (MIG-37).
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use godwit_proto::migrate::{
     FromSource, FromTarget, MAX_BITMAP_WORDS, Offer, PageRun, ResumeTimes,
 };
 
-use super::machine::{Command, Core, Event, Finished, Outcome, Phase, Step};
+use super::api::{Command, Event, Outcome, Step};
+use super::machine::{Core, Finished, Phase};
 use crate::PageSet;
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 //! The guest stands still at the source: the last pages and the state come in, are checked, and the
-//! state is restored.
+//! state is restored (MIG-19).
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use godwit_proto::migrate::{
     SwitchKind,
 };
 
-use super::machine::{Command, Core, Event, Phase, Ready, nanoseconds};
+use super::api::{Command, Event};
+use super::machine::{Core, Phase, Ready, nanoseconds};
 use super::round::OpenRound;
 use crate::PageSet;
 

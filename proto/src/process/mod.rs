@@ -14,7 +14,7 @@
 //! its [`Response::Ok`] no more frames follow either way, but the console's raw bytes, until one
 //! side closes.
 //!
-//! A message is the payload of one [frame], archived in the version that the frame's header names.
+//! A message is the payload of one [frame](crate::frame), archived in the version that the frame's header names.
 //! Every build speaks version V and V-1 ([`VERSIONS`]): a daemon steers guest processes that an
 //! older build started, and an older daemon those of a newer one.
 
