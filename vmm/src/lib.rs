@@ -17,4 +17,6 @@ pub mod interrupt;
 pub mod kvm;
 pub mod memory;
 pub mod payload;
+#[cfg(test)]
+mod skip;
 pub mod vcpu;

@@ -13,7 +13,7 @@ use godwit_proto::guest::{DiskSpec, GuestSpec, HugePages};
 use godwit_vmm::guest::DirtyTracking;
 use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::{DirtyPages, GuestRam};
-use support::{Running, has_kvm, spec};
+use support::{Running, has_kvm, skipped, spec};
 
 const PAGE: u64 = 4096;
 
@@ -97,7 +97,7 @@ fn the_ring_is_complete_also_when_it_overflows() {
         return;
     }
     if Hypervisor::open().unwrap().dirty_log().ring_max_entries == 0 {
-        eprintln!("SKIPPED: this KVM has no dirty ring");
+        skipped!("this KVM has no dirty ring");
         return;
     }
     for vcpus in [1, 2] {
@@ -144,4 +144,21 @@ fn what_devices_write_is_in_the_log() {
         }];
         assert_the_log_is_complete(&spec, tracking);
     }
+}
+
+#[test]
+fn a_reset_leaves_no_page_out_of_the_log() {
+    if !has_kvm() {
+        return;
+    }
+    let guest = Running::start(&spec("heartbeat=20"));
+    let (ram, log) = (guest.guest.ram(), guest.guest.dirty_log());
+    log.start().unwrap();
+    let mut dirty = DirtyPages::empty(ram);
+    log.collect(&mut dirty).unwrap();
+    log.arm(&dirty).unwrap();
+    guest.guest.reset().unwrap();
+    dirty.clear();
+    log.collect(&mut dirty).unwrap();
+    assert_eq!(dirty.count(), ram.bytes() / PAGE);
 }

@@ -24,7 +24,10 @@ fn qemu_is_there() -> bool {
         .status()
         .is_ok();
     if !found {
-        eprintln!("SKIPPED: {QEMU} is not installed, the payload was not tried under it");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: {QEMU} is not installed, the payload was not tried under it"
+        );
     }
     found
 }

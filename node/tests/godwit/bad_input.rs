@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Ended, Running, godwit, has_kvm, names};
+use crate::support::{Ended, Running, godwit, has_kvm, names, say_skipped};
 
 fn refused(ended: &Ended, code: i32, what: &[&str]) {
     assert_eq!(ended.code, Some(code), "{ended:?}");
@@ -151,7 +151,7 @@ fn a_tap_of_another_guest_is_refused() {
         .args(["-n", "true"])
         .status();
     if !has_kvm() || !may.is_ok_and(|status| status.success()) {
-        return eprintln!("SKIPPED: no permission for KVM or for a network namespace");
+        return say_skipped("no permission for KVM or for a network namespace");
     }
     let script = r#"
         run() { exec "$0" run --memory 32M --serial null --net tap=gwtap0 </dev/null; }

@@ -12,12 +12,17 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test.
 pub const GODWIT: &str = env!("CARGO_BIN_EXE_godwit");
 
+/// Says that a test is skipped, past the test runner's capture of output.
+pub fn say_skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 /// Whether guests can run here. Says so loudly when not.
 pub fn has_kvm() -> bool {
     let mut options = std::fs::OpenOptions::new();
     let usable = options.read(true).write(true).open("/dev/kvm").is_ok();
     if !usable {
-        eprintln!("SKIPPED: /dev/kvm is missing or not permitted");
+        say_skipped("/dev/kvm is missing or not permitted");
     }
     usable
 }

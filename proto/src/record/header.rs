@@ -7,8 +7,8 @@ pub const HEADER_BYTES: usize = 16;
 
 /// The longest payload of one record, in bytes.
 ///
-/// The largest real one is [`crate::state::memory::SnapshotMemory`]: 1 TiB in 2 MiB chunks of
-/// 8 bytes each is 4 MiB.
+/// The largest real one is [`crate::state::memory::SnapshotMemory`]: 1 TiB in 1 MiB chunks of
+/// 8 bytes each is 8 MiB.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 20;
 
 /// Flag: who does not know the kind (or the version) must fail instead of skipping the record.

@@ -30,7 +30,7 @@ impl fmt::Display for Part {
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// The file cannot be opened.
-    #[error("cannot open {part} {}", path.display())]
+    #[error("cannot open {part} {}; check the path and its permissions", path.display())]
     Open {
         /// Which file.
         part: Part,

@@ -83,7 +83,9 @@ pub enum GuestError {
     #[error("the saved state cannot be read")]
     Record(#[from] RecordError),
     /// Saved state does not fit together.
-    #[error("the saved state has {found} {what}, the machine has {here}")]
+    #[error(
+        "the saved state has {found} {what}, the machine has {here}; it is damaged, or of another guest"
+    )]
     Mismatch {
         /// What is counted.
         what: &'static str,
@@ -126,7 +128,7 @@ pub enum GuestError {
         source: io::Error,
     },
     /// A snapshot's file cannot be opened or read.
-    #[error("cannot read the snapshot at {}", path.display())]
+    #[error("cannot read the snapshot at {}; give the directory that a snapshot was written to", path.display())]
     SnapshotRead {
         /// The file or directory.
         path: PathBuf,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use godwit_proto::guest::GuestSpec;
+use godwit_proto::guest::{GuestSpec, HugePages};
 use godwit_proto::process::Overrides;
 use godwit_proto::record::RecordReader;
 use godwit_proto::state::clock::ClockState;
@@ -21,7 +21,7 @@ use super::event::{GuestEvent, Signal};
 use super::snapshot::{self, MEMORY_FILE};
 use super::{Attachments, Guest, Phase, RestoreOptions};
 use crate::memory::image;
-use crate::memory::layout::ram_ranges;
+use crate::memory::layout::{PAGE_SIZE, ram_ranges};
 use crate::memory::lazy::{LazyFill, Source};
 
 /// What [`super::save`] wrote.
@@ -58,6 +58,12 @@ impl SavedGuest {
         let size = self.spec.memory.size_bytes;
         if self.layout.size_bytes != size {
             return mismatch("bytes of memory", self.layout.size_bytes, size);
+        }
+        let page_size = u64::from(self.layout.page_size);
+        let huge = self.spec.memory.huge_pages == HugePages::Huge2M;
+        let spec_page_size = if huge { 2 << 20 } else { PAGE_SIZE };
+        if page_size != spec_page_size {
+            return mismatch("bytes in a page", page_size, spec_page_size);
         }
         let expected = ram_ranges(size);
         let same = self.layout.ranges.len() == expected.len()

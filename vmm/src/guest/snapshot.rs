@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use godwit_proto::process::SnapshotReport;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::error::GuestError;
 use super::{Guest, Phase, save, wrong_state};
@@ -109,7 +110,10 @@ impl Partial {
             sync(&self.path.join(name))?;
         }
         sync(&self.path)?;
-        fs::rename(&self.path, dir).map_err(|source| write_error(dir, source))?;
+        // Unlike rename(2) alone, this never takes the place of an empty directory that somebody made
+        // meanwhile.
+        renameat_with(CWD, &self.path, CWD, dir, RenameFlags::NOREPLACE)
+            .map_err(|errno| write_error(dir, errno.into()))?;
         self.published = true;
         match dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => sync(parent),

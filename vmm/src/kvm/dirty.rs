@@ -17,8 +17,8 @@ use crate::memory::layout::PAGE_SIZE;
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
 
-/// The most entries a ring gets: enough for a full second of a guest that dirties 4 GiB/s, and
-/// 1 MiB of memory per vCPU.
+/// The most entries a ring gets, which is also the most the kernel gives: 256 MiB of guest memory can
+/// be written before a vCPU has to wait for the ring to be emptied; 1 MiB of host memory per vCPU.
 pub const RING_MAX_ENTRIES: u32 = 65_536;
 
 /// `struct kvm_dirty_gfn`, 16 bytes.

@@ -316,7 +316,7 @@ mod tests {
         match IoRing::new(4, memory.clone(), file) {
             Ok(ring) => Some((ring, memory)),
             Err(error) => {
-                eprintln!("SKIPPED: this kernel gives no io_uring: {error}");
+                crate::skip::skipped!("this kernel gives no io_uring: {error}");
                 None
             }
         }

@@ -405,7 +405,7 @@ mod tests {
                 assert_eq!(dirty_pages(&memory), [2, 3, 4]);
                 assert_eq!(memory.read_obj::<u8>(GuestAddress(0x43ff)).unwrap(), 5);
             }
-            Err(error) => eprintln!("SKIPPED: no cached reads on this filesystem: {error}"),
+            Err(error) => crate::skip::skipped!("no cached reads on this filesystem: {error}"),
         }
         // What is not there cannot be read without waiting for somebody to write it.
         let error = io

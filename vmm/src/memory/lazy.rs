@@ -387,7 +387,7 @@ mod tests {
         match LazyFill::start(&ram, source, move |f| sender.send(f).unwrap()) {
             Ok(fill) => Some((ram, fill, failures)),
             Err(LazyError::Missing(error)) => {
-                eprintln!("SKIPPED: no userfaultfd here: {error}");
+                crate::skip::skipped!("no userfaultfd here: {error}");
                 None
             }
             Err(error) => panic!("{error}"),

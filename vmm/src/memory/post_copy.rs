@@ -215,7 +215,7 @@ mod tests {
         match PostCopy::start(&ram, missing, on_fault) {
             Ok(post_copy) => Some((ram, post_copy, faults)),
             Err(PostCopyError::Missing(error)) => {
-                eprintln!("SKIPPED: no userfaultfd here: {error}");
+                crate::skip::skipped!("no userfaultfd here: {error}");
                 None
             }
             Err(error) => panic!("{error}"),

@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryError, GuestRegionMmap};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestRegionMmap,
+};
 
 use super::GuestMemory;
 use super::layout::{PAGE_SIZE, ram_ranges};
@@ -263,11 +265,16 @@ impl GuestRam {
         u64::try_from(found).ok()
     }
 
-    /// Gives every page back to the host: all memory reads as zero again.
+    /// Gives every page back to the host: all memory reads as zero again, and is as good as written
+    /// to the dirty log.
     ///
     /// # Errors
     /// The kernel's answer.
     pub fn clear(&self) -> io::Result<()> {
+        for region in self.memory.iter() {
+            let mapping = region.get_mmap();
+            mapping.bitmap().set_addr_range(0, mapping.size());
+        }
         self.punch(0, self.bytes)
     }
 

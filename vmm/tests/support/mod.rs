@@ -10,6 +10,16 @@ use godwit_proto::guest::{BootSpec, GuestSpec, HugePages, Kernel, MemorySpec, Se
 use godwit_vmm::devices::serial::Sink;
 use godwit_vmm::guest::{Attachments, DirtyTracking, Guest, GuestEvent, RestoreOptions};
 
+/// Says that a test is skipped, past the test runner's capture of output.
+macro_rules! skipped {
+    ($($why:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {}", format_args!($($why)*));
+    }};
+}
+#[allow(unused_imports)] // not each test file skips by itself
+pub(crate) use skipped;
+
 /// Longer than anything here takes, even on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -21,7 +31,7 @@ pub fn has_kvm() -> bool {
         .open("/dev/kvm")
         .is_ok();
     if !usable {
-        eprintln!("SKIPPED: /dev/kvm is missing or not permitted");
+        skipped!("/dev/kvm is missing or not permitted");
     }
     usable
 }

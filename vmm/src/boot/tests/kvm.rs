@@ -54,7 +54,7 @@ fn a_kernel_runs_from_its_first_instruction_with_its_boot_structure_in_hand() {
     let hypervisor = match Hypervisor::open() {
         Ok(hypervisor) => hypervisor,
         Err(error) => {
-            eprintln!("SKIPPED: {error}");
+            crate::skip::skipped!("{error}");
             return;
         }
     };

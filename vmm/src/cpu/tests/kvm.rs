@@ -8,7 +8,7 @@ fn this_host() -> Option<(Kvm, HostCpu)> {
     let kvm = match Kvm::new() {
         Ok(kvm) => kvm,
         Err(error) => {
-            eprintln!("SKIPPED: /dev/kvm cannot be opened: {error}");
+            crate::skip::skipped!("/dev/kvm cannot be opened: {error}");
             return None;
         }
     };

@@ -404,7 +404,7 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
         match Disk::open(&config(&path)) {
             Err(DiskError::Permission { access, .. }) => assert_eq!(access, "writing"),
-            Ok(_) => eprintln!("SKIPPED: this user may open what nobody may"),
+            Ok(_) => crate::skip::skipped!("this user may open what nobody may"),
             Err(other) => panic!("{other}"),
         }
     }

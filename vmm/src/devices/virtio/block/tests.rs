@@ -237,7 +237,7 @@ fn a_read_reports_its_length_and_marks_the_pages_it_filled() {
 fn a_disk_in_memory_works_though_its_filesystem_may_lack_what_others_have() {
     let dir = match tempfile::tempdir_in("/dev/shm") {
         Ok(dir) => dir,
-        Err(error) => return eprintln!("SKIPPED: no tmpfs at /dev/shm: {error}"),
+        Err(error) => return crate::skip::skipped!("no tmpfs at /dev/shm: {error}"),
     };
     for ring in [true, false] {
         let mode = Mode { ring, ..MODE };

@@ -629,11 +629,11 @@ fn names_addresses_and_pairs_that_cannot_be_are_refused() {
 fn in_private_network(test: fn()) {
     let thread = std::thread::spawn(move || {
         if let Err(error) = tap_ioctl::enter_private_network() {
-            eprintln!("SKIPPED: no private network namespace: {error}");
+            crate::skip::skipped!("no private network namespace: {error}");
         } else if let Err(error) = tap_ioctl::open_clone_device() {
-            eprintln!("SKIPPED: no /dev/net/tun: {error}");
+            crate::skip::skipped!("no /dev/net/tun: {error}");
         } else if !ip(&["link", "set", "lo", "up"]) {
-            eprintln!("SKIPPED: no working `ip` command");
+            crate::skip::skipped!("no working `ip` command");
         } else {
             test();
         }
