@@ -132,7 +132,7 @@ fn a_moved_guest_goes_on_and_finds_its_memory_right() {
             "{beat} then {first}"
         );
         // No beat is lost, and none comes twice.
-        let seen = left
+        let mut seen = left
             .stdout
             .iter()
             .filter(|line| line.starts_with("heartbeat "));

@@ -40,7 +40,10 @@ fn an_empty_or_missing_kernel_is_named() {
     let missing = open_kernel(&path).unwrap_err();
     assert_eq!(
         missing.to_string(),
-        format!("cannot open kernel {}; check the path and its permissions", path.display())
+        format!(
+            "cannot open kernel {}; check the path and its permissions",
+            path.display()
+        )
     );
     let error = open_kernel(directory.path()).unwrap_err();
     assert!(matches!(error, BootError::NotAFile { .. }), "{error}");
