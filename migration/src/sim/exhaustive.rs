@@ -12,7 +12,7 @@ use crate::report::Outcome;
 use crate::target;
 
 /// Batches are many and alike: one in so many is disturbed.
-const BATCHES_BETWEEN_FAULTS: usize = 7;
+const BATCHES_BETWEEN_FAULTS: usize = 17;
 
 /// What has to hold at the end, whatever happened.
 fn check(world: &World) {

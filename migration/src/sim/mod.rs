@@ -8,6 +8,7 @@ mod exhaustive;
 mod guest;
 mod orders;
 mod outcomes;
+mod recovery;
 mod world;
 
 use std::time::Duration;

@@ -84,7 +84,7 @@ pub(crate) struct World {
     happenings: Vec<Option<Happening>>,
     random: Random,
     guest_at: Duration,
-    throttle: u64,
+    pub(crate) throttle: u64,
     blocked: Option<(u64, Duration)>,
     connection: u32,
     link_up: bool,
