@@ -2,7 +2,7 @@
 //!
 //! Each stream has a task with an encoder of its own. A round is a queue of runs from which the tasks
 //! help themselves, so a slow stream takes less and all end together; each page of a round goes over
-//! one stream (MIG-55).
+//! one stream (MIG-75).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

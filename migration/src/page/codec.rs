@@ -2,7 +2,7 @@
 //!
 //! Compressing and sending overlap, so a level moves `min(what the CPU compresses, link / ratio)`
 //! guest bytes a second, and raw pages move at the speed of the link. The best of these is taken,
-//! raw when in doubt: a codec is never slower than none (MIG-58).
+//! raw when in doubt: a codec is never slower than none (MIG-78).
 //!
 //! Pure and deterministic: it is told durations and reads no clock. What one level shows about the
 //! content is taken to hold for the others in proportion; now and then a neighbour of the level in

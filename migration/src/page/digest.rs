@@ -142,7 +142,7 @@ impl DigestTable {
     }
 
     /// Forgets what the other side has of `count` pages from `first` on: it may never have arrived,
-    /// or was discarded there (MIG-56).
+    /// or was discarded there (MIG-76).
     pub fn forget(&self, first: u64, count: u64) {
         self.store_where_allocated(first, count, 0);
     }

@@ -4,10 +4,10 @@
 //! that copy: the guest may write the page meanwhile, and then it is dirty and comes again. What
 //! becomes of a page, in this order:
 //!
-//! 1. zeros: a range, with no content (MIG-51);
-//! 2. same digest as what the target has: nothing (MIG-52);
-//! 3. sent before, and the copy of that is at hand: a delta (MIG-53);
-//! 4. a block of up to 64 pages, through zstd if that is fastest (MIG-54), else as it is.
+//! 1. zeros: a range, with no content (MIG-71);
+//! 2. same digest as what the target has: nothing (MIG-72);
+//! 3. sent before, and the copy of that is at hand: a delta (MIG-73);
+//! 4. a block of up to 64 pages, through zstd if that is fastest (MIG-74), else as it is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,7 +183,7 @@ impl PageEncoder {
     /// Appends batches with all pages of `runs` to `out`: at most their size and a hundredth more.
     /// Fewest bytes come of many pages at once, since no batch is held back for more.
     ///
-    /// Holds 1 MiB and a zstd context, besides `out`; clear and reuse that. In round 0 memory that was never touched is not read. Rounds must not fall (MIG-57).
+    /// Holds 1 MiB and a zstd context, besides `out`; clear and reuse that. In round 0 memory that was never touched is not read. Rounds must not fall (MIG-77).
     ///
     /// # Errors
     /// When pages are outside the guest or cannot be read.

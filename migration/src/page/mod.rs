@@ -37,16 +37,16 @@
 //!
 //! | rule | |
 //! |---|---|
-//! | MIG-50 | Bulk streams carry batches of pages in the format of [`wire`], in the version that the sides settled on. A sender writes the newest common version; each build reads its own and the one before. |
-//! | MIG-51 | Pages of zeros go as ranges. The target does not touch memory for them that was never touched. |
-//! | MIG-52 | A page whose digest is that of what the target has is not sent. |
-//! | MIG-53 | A delta is to what the target has after all earlier batches of the page. The check of the batch covers the result. |
-//! | MIG-54 | A block is at most 64 pages in one zstd frame, shorter than the pages; else it goes as it is. |
-//! | MIG-55 | All batches of a page in one round go over one stream; a round begins at the target only when all streams have finished the one before. |
-//! | MIG-56 | When a batch was lost with its stream, or the target discarded pages (at the switch to post-copy), the source forgets their digests ([`DigestTable::forget`]) before it encodes them again. Pages that the target waits for are sent whole whatever it has ([`PageEncoder::sending_always`]). |
-//! | MIG-57 | Sequence numbers on a stream start at 0 and have no gaps; rounds never fall. |
-//! | MIG-58 | A block is compressed only when that is measured to move more guest bytes a second than sending it raw. |
-//! | MIG-59 | Both sides keep the digests of what was moved, so that on a return each page that is the same there is not sent. |
+//! | MIG-70 | Bulk streams carry batches of pages in the format of [`wire`], in the version that the sides settled on. A sender writes the newest common version; each build reads its own and the one before. |
+//! | MIG-71 | Pages of zeros go as ranges. The target does not touch memory for them that was never touched. |
+//! | MIG-72 | A page whose digest is that of what the target has is not sent. |
+//! | MIG-73 | A delta is to what the target has after all earlier batches of the page. The check of the batch covers the result. |
+//! | MIG-74 | A block is at most 64 pages in one zstd frame, shorter than the pages; else it goes as it is. |
+//! | MIG-75 | All batches of a page in one round go over one stream; a round begins at the target only when all streams have finished the one before. |
+//! | MIG-76 | When a batch was lost with its stream, or the target discarded pages (at the switch to post-copy), the source forgets their digests ([`DigestTable::forget`]) before it encodes them again. Pages that the target waits for are sent whole whatever it has ([`PageEncoder::sending_always`]). |
+//! | MIG-77 | Sequence numbers on a stream start at 0 and have no gaps; rounds never fall. |
+//! | MIG-78 | A block is compressed only when that is measured to move more guest bytes a second than sending it raw. |
+//! | MIG-79 | Both sides keep the digests of what was moved, so that on a return each page that is the same there is not sent. |
 
 mod block;
 mod cache;
