@@ -31,7 +31,7 @@ enum Outcome {
 }
 
 const FASTER: Aim = Aim::AtLeastOfPeer(1.0);
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case {
         name: "nested Linux: virtio-blk write, 1 MiB direct",
         unit: "MiB/s",
@@ -73,6 +73,13 @@ const CASES: [Case; 6] = [
         aim: FASTER,
         command: "dd if=/dev/zero bs=64k count=128 | nc -w 30 NET.1 7001",
         outcome: Outcome::Amount(8.0),
+    },
+    Case {
+        name: "nested Linux: virtio-net TCP receive",
+        unit: "MiB/s",
+        aim: FASTER,
+        command: "for i in 1 2 3 4 5 6 7 8; do wget -q -O /dev/null http://NET.1:7002/blob; done",
+        outcome: Outcome::Amount(16.0),
     },
 ];
 
