@@ -11,6 +11,8 @@ use crate::nested::{self, Carried, Guest, GuestSpec, Host, HostSpec, Vmm, Work, 
 
 const LIMIT: Duration = Duration::from_secs(420);
 const BOOT: Duration = Duration::from_secs(90);
+/// For a shell to start, and to empty the console's input for the last time.
+const SHELL: Duration = Duration::from_secs(1);
 const COMMAND: Duration = Duration::from_secs(60);
 
 struct Case {
@@ -135,6 +137,9 @@ impl<'host> Linux<'host> {
         vmm::prepare(host, &spec)?;
         let mut guest = vmm.start(host, &spec)?;
         guest.console.await_line("L2-SHELL", BOOT)?;
+        // A shell that edits lines forgets what is typed while it sets up the console for that.
+        guest.console.type_text("sh | cat\n")?;
+        std::thread::sleep(host.scaled(SHELL));
         let mut linux = Self {
             guest,
             net: format!("10.77.{index}"),
