@@ -157,19 +157,25 @@ fn sync(path: &Path) -> Result<(), BenchError> {
     })
 }
 
-/// A file in memory, removed when dropped.
+/// A file of random bytes, removed when dropped.
 pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
+    /// In memory, where there is such a place.
     pub(super) fn random(mib: u64) -> Result<Self, BenchError> {
         let shared = Path::new("/dev/shm");
-        let folder = match shared.is_dir() {
-            true => shared.to_owned(),
-            false => std::env::temp_dir(),
-        };
+        match shared.is_dir() {
+            true => Self::random_in(shared, mib),
+            false => Self::random_in(&std::env::temp_dir(), mib),
+        }
+    }
+
+    /// In `folder`.
+    pub(super) fn random_in(folder: &Path, mib: u64) -> Result<Self, BenchError> {
         let scratch = Self(folder.join(format!("godwit-bench-{}-{mib}", std::process::id())));
         let mut dd = Command::new("dd");
-        dd.args(["if=/dev/urandom", "bs=1M", &format!("count={mib}")])
+        dd.args(["if=/dev/urandom", "bs=1M", "conv=fsync"])
+            .arg(format!("count={mib}"))
             .arg(format!("of={}", scratch.0.display()));
         external::run(&mut dd, WRITE)?;
         Ok(scratch)
