@@ -87,7 +87,16 @@ impl Document {
         eprintln!("bench: {name}");
         let begin = Instant::now();
         match measure(bench) {
-            Ok(rows) => self.rows.extend(rows),
+            Ok(rows) => {
+                for row in &rows {
+                    let [godwit, peer] = [
+                        measured(row.godwit, row.godwit_spread),
+                        measured(row.peer, row.peer_spread),
+                    ];
+                    eprintln!("bench:   {}: {godwit}, peer {peer} {}", row.what, row.unit);
+                }
+                self.rows.extend(rows);
+            }
             Err(error) => {
                 let failure = format!("{name}: {}", chain(&error));
                 eprintln!("bench: FAILED {failure}");

@@ -116,7 +116,8 @@ impl BenchGuest {
             let disk = disk.display();
             let drive =
                 format!("if=none,id=disk,format=raw,cache=writeback,aio={disk_aio},file={disk}");
-            command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"]);
+            command.args(["-drive", &drive, "-object", "iothread,id=io"]);
+            command.args(["-device", "virtio-blk-pci,drive=disk,iothread=io"]);
         }
         if let Some(tap) = &self.tap {
             let netdev = format!("tap,id=net,ifname={tap},script=no,downscript=no,vhost=off");

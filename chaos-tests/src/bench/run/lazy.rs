@@ -2,7 +2,7 @@
 //!
 //! Every page of the snapshot is full, and its files are not in the page cache. The
 //! time includes the start of the process and, on average, half of the guest's
-//! heartbeat period (2 ms), so the first instruction comes before it. QEMU beside
+//! heartbeat period (5 ms), so the first instruction comes before it. QEMU beside
 //! it reads a file that it wrote itself, all of it before the guest runs.
 
 use std::fs::File;
@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
 
-use super::super::guests::{BenchGuest, QemuMachine};
+use super::super::guests::QemuMachine;
 use super::super::{Aim, Bench, BenchError, Program, Row, Samples, rounds};
-use super::snapshot::{FILL, GodwitGuest, QemuGuest, remove, remove_dir};
-use super::{PATIENCE, image};
+use super::PATIENCE;
+use super::snapshot::{GodwitGuest, QemuGuest, full_guest, remove, remove_dir};
 
 const SIZES_MIB: [u64; 3] = [64, 1024, 4096];
 const LIMIT: Duration = Duration::from_secs(60);
-const HEARTBEAT: &str = "heartbeat=2";
+const OPTIONS: &str = "heartbeat=5";
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, BenchError> {
     let mut rows = Vec::new();
@@ -32,14 +32,13 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, BenchError> {
 }
 
 fn of_size(bench: &Bench, memory_mib: u64) -> Result<Row, BenchError> {
-    let cmdline = format!("{HEARTBEAT} {FILL}");
     let snapshot = bench.file(&format!("lazy-{memory_mib}"));
-    GodwitGuest::start(bench, memory_mib, &cmdline)?.snapshot(&snapshot)?;
+    GodwitGuest::start(bench, memory_mib, OPTIONS)?.snapshot(&snapshot)?;
     // Gigabytes through QEMU take long and tell nothing new.
     let with_peer = memory_mib <= 1024;
     let state = bench.file(&format!("lazy-{memory_mib}.qemu"));
     let peer = match with_peer {
-        true => QemuGuest::start(bench, memory_mib, &cmdline)?,
+        true => QemuGuest::start(bench, memory_mib, OPTIONS)?,
         false => None,
     };
     if let Some(peer) = peer {
@@ -54,8 +53,7 @@ fn of_size(bench: &Bench, memory_mib: u64) -> Result<Row, BenchError> {
         godwit.push_ms(Program::start("godwit", &mut command)?.first_byte(PATIENCE)?);
         if let (Some(peer), true) = (&bench.peer, with_peer) {
             forget(std::slice::from_ref(&state))?;
-            let mut guest = BenchGuest::new(&image::payload(bench)?, &cmdline);
-            guest.memory_mib = memory_mib;
+            let guest = full_guest(bench, memory_mib, OPTIONS)?;
             let mut command = guest.qemu(peer, QemuMachine::Microvm, "threads");
             let incoming = format!("file:{}", state.display());
             command.args(["-incoming", &incoming]);
