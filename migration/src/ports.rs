@@ -84,4 +84,10 @@ pub trait Pausable: Send + Sync {
     /// # Errors
     /// When the state does not fit.
     fn restore(&self, state: &[u8]) -> Result<(), PortError>;
+    /// Gives up what only one running guest can have, of a paused guest that is to run elsewhere now;
+    /// [`Pausable::resume`] takes it back. Waits for nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn relinquish(&self) -> Result<(), PortError>;
 }

@@ -202,10 +202,13 @@ impl Driver {
                 other @ (Command::DigestMemory(_) | Command::SendPages { .. }) => {
                     self.not_offered(&other);
                 }
-                Command::Relinquish(_)
-                | Command::FreeMemory
-                | Command::CancelTooLate
-                | Command::Finish(_) => {}
+                Command::Relinquish(epoch) => {
+                    // When the kernel refuses, the target cannot take over either, and says so.
+                    if let Err(error) = self.guest.guest.relinquish() {
+                        tracing::error!(%error, ?epoch, "the guest's disks are not given up");
+                    }
+                }
+                Command::FreeMemory | Command::CancelTooLate | Command::Finish(_) => {}
             }
         }
     }

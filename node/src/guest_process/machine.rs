@@ -203,6 +203,11 @@ impl Machine {
             Some(Outcome::Completed | Outcome::Unconfirmed(_)) => Migration::GivenAway,
             _ => Migration::None,
         };
+        if let Some(Outcome::NeverStarted(_)) = outcome
+            && let Err(error) = lease.resume()
+        {
+            tracing::error!(%error, "the guest that did not start at the target cannot go on here");
+        }
         drop(lease);
         if let Some(Outcome::Completed) = outcome {
             self.end(ExitReason::Migrated);

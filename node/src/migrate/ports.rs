@@ -139,4 +139,8 @@ impl ports::Pausable for GuestPort {
     fn restore(&self, state: &[u8]) -> Result<(), PortError> {
         Ok(self.0.take_state(state)?)
     }
+
+    fn relinquish(&self) -> Result<(), PortError> {
+        Ok(self.0.relinquish()?)
+    }
 }

@@ -166,6 +166,63 @@ fn a_guest_goes_round_in_circles_unharmed() {
     }
 }
 
+fn with_disk(dir: &Path, socket: &str, cmdline: &str) -> Running {
+    std::fs::File::create(dir.join("disk"))
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    let guest = Running::start(
+        dir,
+        &[
+            "run",
+            "--socket",
+            socket,
+            "--memory",
+            "64M",
+            "--cpus",
+            "2",
+            "--disk",
+            "disk",
+            "--cmdline",
+            cmdline,
+        ],
+    );
+    wait_for(&dir.join(socket));
+    guest
+}
+
+#[test]
+fn a_disk_goes_with_its_guest_and_no_write_is_lost_or_repeated() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut guest = with_disk(dir, "0.sock", "every=50 blk=size:8M,flush:7 check=8M,cpu:0");
+    assert_eq!(report(&mut guest, "blk writes=", "lost"), 0);
+    for turn in 0..3 {
+        let (from, to) = (format!("{turn}.sock"), format!("{}.sock", turn + 1));
+        let (target, address, token) = receive(dir, &format!("token{turn}"), &["--socket", &to]);
+        let moved = migrate(dir, &from, &address, &token);
+        assert_eq!(moved.code, Some(0), "turn {turn}: {}", moved.stderr);
+        guest = target;
+        for _ in 0..3 {
+            let line = guest.line("blk writes=");
+            for counter in ["lost", "repeated", "errors"] {
+                assert_eq!(field(&line, counter), 0, "turn {turn}: {line}");
+            }
+        }
+        // Nobody else has the disk, and nobody else gets it.
+        let other = godwit(dir, &["run", "--disk", "disk"]);
+        assert_eq!(
+            other.code,
+            Some(i32::from(ErrorCode::Disk.exit_code())),
+            "{}",
+            other.stderr
+        );
+    }
+}
+
 #[test]
 fn a_target_that_cannot_have_the_guest_leaves_it_where_it_is() {
     if !has_kvm() {
@@ -173,27 +230,8 @@ fn a_target_that_cannot_have_the_guest_leaves_it_where_it_is() {
     }
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    std::fs::File::create(dir.join("disk"))
-        .unwrap()
-        .set_len(1 << 20)
-        .unwrap();
-    let mut source = Running::start(
-        dir,
-        &[
-            "run",
-            "--socket",
-            "a.sock",
-            "--memory",
-            "64M",
-            "--disk",
-            "disk",
-            "--cmdline",
-            CHECK,
-        ],
-    );
-    wait_for(&dir.join("a.sock"));
-    let (target, to, token) = receive(dir, "token", &[]);
-    // Two processes never have one disk.
+    let mut source = with_disk(dir, "a.sock", CHECK);
+    let (target, to, token) = receive(dir, "token", &["--disk", "disk0=missing"]);
     let refused = migrate(dir, "a.sock", &to, &token);
     assert_eq!(
         refused.code,
@@ -202,7 +240,7 @@ fn a_target_that_cannot_have_the_guest_leaves_it_where_it_is() {
         refused.stderr
     );
     assert!(
-        refused.stderr.contains("in use by another guest"),
+        refused.stderr.contains("does not exist"),
         "{}",
         refused.stderr
     );
@@ -211,13 +249,33 @@ fn a_target_that_cannot_have_the_guest_leaves_it_where_it_is() {
         Some(i32::from(ErrorCode::Disk.exit_code()))
     );
     assert_healthy(&mut source);
+}
 
-    // With a disk of its own the next one takes it.
+#[test]
+fn a_guest_whose_disk_another_takes_at_the_last_moment_goes_on_at_the_source() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut source = with_disk(dir, "a.sock", CHECK);
+    assert_healthy(&mut source);
+    // The target is to use a copy, which a third guest uses already: it learns that when the guest is
+    // to run, after the source has given it up.
     std::fs::copy(dir.join("disk"), dir.join("copy")).unwrap();
-    let (mut target, to, token) = receive(dir, "token2", &["--disk", "disk0=copy"]);
-    let moved = migrate(dir, "a.sock", &to, &token);
-    assert_eq!(moved.code, Some(0), "{}", moved.stderr);
-    assert_healthy(&mut target);
+    let mut third = Running::start(dir, &["run", "--disk", "copy"]);
+    third.line("heartbeat ");
+    let (target, to, token) = receive(dir, "token", &["--disk", "disk0=copy"]);
+    let failed = migrate(dir, "a.sock", &to, &token);
+    assert!(!matches!(failed.code, Some(0) | None), "{}", failed.stderr);
+    assert!(
+        failed.stderr.contains("in use by another guest"),
+        "{}",
+        failed.stderr
+    );
+    assert_ne!(target.end().code, Some(0));
+    assert_healthy(&mut source);
+    third.line("heartbeat ");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::devices::pci::PciRoot;
 use crate::devices::power::AcpiPower;
 use crate::devices::serial::Serial;
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::block::{Block, BlockCounters};
+use crate::devices::virtio::block::{Block, BlockCounters, DiskClaim};
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::net::{Net, NetHandle};
 use crate::devices::virtio::rng::Rng;
@@ -42,6 +42,15 @@ pub enum DirtyTracking {
     Bitmap,
     /// A ring per vCPU; an error where the kernel has none.
     Ring,
+}
+
+/// When a guest takes the right to use its disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claiming {
+    /// When it is built: nobody else may have them.
+    Now,
+    /// When it runs: until then the guest that it takes the place of has them.
+    AtResume,
 }
 
 /// What a vCPU and the interrupt controllers are at power-on; a reset goes back to it.
@@ -67,7 +76,7 @@ pub(super) struct Machine {
 
 /// Where devices count what they do.
 struct Counters {
-    disks: Vec<(String, Arc<BlockCounters>)>,
+    disks: Vec<(String, Arc<BlockCounters>, DiskClaim)>,
     nets: Vec<(String, NetHandle)>,
 }
 
@@ -76,6 +85,7 @@ impl Machine {
     pub(super) fn new(
         config: GuestConfig,
         attachments: Attachments,
+        claiming: Claiming,
         signals: &Signals,
     ) -> Result<Self, GuestError> {
         install_kick_handler()?;
@@ -114,7 +124,7 @@ impl Machine {
         })?;
         serial.register(&mut pio)?;
         let pci = PciRoot::new();
-        let counters = add_devices(&config, &pci, &ram, &irqs, attachments.console)?;
+        let counters = add_devices(&config, claiming, &pci, &ram, &irqs, attachments.console)?;
         pci.register(&mut pio, &mut mmio)?;
 
         let mut vcpus = Vec::new();
@@ -237,7 +247,7 @@ impl Machine {
             name: name.into(),
             value,
         };
-        let disks = self.counters.disks.iter().map(|(id, c)| DeviceStats {
+        let disks = self.counters.disks.iter().map(|(id, c, _)| DeviceStats {
             id: id.clone(),
             counters: vec![
                 counter("reads", c.reads()),
@@ -266,6 +276,28 @@ impl Machine {
             }
         });
         disks.chain(nets).collect()
+    }
+
+    /// Takes the right to use each disk; nothing for those that are held.
+    pub(super) fn claim_disks(&self) -> Result<(), GuestError> {
+        for (index, (_, _, disk)) in self.counters.disks.iter().enumerate() {
+            if let Err(error) = disk.claim() {
+                // All or none.
+                for (_, _, held) in &self.counters.disks[..index] {
+                    held.release()?;
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up the right to use each disk.
+    pub(super) fn release_disks(&self) -> Result<(), GuestError> {
+        for (_, _, disk) in &self.counters.disks {
+            disk.release()?;
+        }
+        Ok(())
     }
 
     /// Has every network card tell its neighbours where it is now.
@@ -303,6 +335,7 @@ fn track_dirty_pages(
 /// Fills the PCI slots: disks, network cards, entropy, console, in this order from slot 1 on.
 fn add_devices(
     config: &GuestConfig,
+    claiming: Claiming,
     pci: &Arc<PciRoot>,
     ram: &GuestRam,
     irqs: &Arc<IrqRouter>,
@@ -314,8 +347,13 @@ fn add_devices(
     };
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for disk in &config.disks {
-        let block = Block::open(disk)?;
-        counters.disks.push((disk.id.clone(), block.counters()));
+        let block = match claiming {
+            Claiming::Now => Block::open(disk)?,
+            Claiming::AtResume => Block::open_unclaimed(disk)?,
+        };
+        counters
+            .disks
+            .push((disk.id.clone(), block.counters(), block.claim()));
         devices.push(Box::new(block));
     }
     for net in &config.nets {

@@ -42,7 +42,7 @@ pub use machine::DirtyTracking;
 pub use restore::snapshot_spec;
 
 use event::{Inbox, Signal, Signals};
-use machine::Machine;
+use machine::{Claiming, Machine};
 
 /// What the guest is connected to in this process.
 pub struct Attachments {
@@ -122,18 +122,23 @@ impl Guest {
     /// # Errors
     /// [`GuestError`]; nothing is left behind.
     pub fn build(spec: &GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
-        let guest = Self::assemble(spec.clone(), attachments, Phase::Created)?;
+        let guest = Self::assemble(spec.clone(), attachments, Claiming::Now, Phase::Created)?;
         guest.machine.boot()?;
         Ok(guest)
     }
 
     /// Builds the hardware that `spec` describes, with no kernel and zero memory: it waits for the
-    /// memory and the state of a guest that it takes the place of.
+    /// memory and the state of a guest that it takes the place of, and that has the disks until then.
     ///
     /// # Errors
     /// [`GuestError`]; nothing is left behind.
     pub fn build_waiting(spec: &GuestSpec, attachments: Attachments) -> Result<Self, GuestError> {
-        Self::assemble(spec.clone(), attachments, Phase::Waiting)
+        Self::assemble(
+            spec.clone(),
+            attachments,
+            Claiming::AtResume,
+            Phase::Waiting,
+        )
     }
 
     /// Gives a guest of [`Guest::build_waiting`] the state that [`Guest::save`] gave elsewhere. Its
@@ -152,11 +157,12 @@ impl Guest {
     fn assemble(
         spec: GuestSpec,
         attachments: Attachments,
+        claiming: Claiming,
         phase: Phase,
     ) -> Result<Self, GuestError> {
         let config = GuestConfig::try_from(&spec)?;
         let (signals, inbox) = Inbox::new();
-        let machine = Machine::new(config, attachments, &signals)?;
+        let machine = Machine::new(config, attachments, claiming, &signals)?;
         Ok(Self {
             spec,
             turn: Mutex::new(()),
@@ -209,6 +215,7 @@ impl Guest {
             Phase::Created | Phase::Paused => {}
             other => return Err(wrong_state("resume", other)),
         }
+        self.machine.claim_disks()?;
         self.machine.power.resume()?;
         self.machine.serial.resume();
         self.machine.pci.resume_all();
@@ -250,6 +257,19 @@ impl Guest {
         self.machine.pci.quiesce_all();
         *self.phase() = Phase::Paused;
         Ok(())
+    }
+
+    /// Gives up what only one running guest can have, the right to use its disks, so that another
+    /// process can run it. Only while paused; [`Guest::resume`] takes it back if nobody else has.
+    ///
+    /// # Errors
+    /// [`GuestError::WrongState`] when it is not paused.
+    pub fn relinquish(&self) -> Result<(), GuestError> {
+        let _turn = self.turn();
+        match self.current() {
+            Phase::Paused => self.machine.release_disks(),
+            other => Err(wrong_state("give up", other)),
+        }
     }
 
     /// Puts the machine back to power-on, boots again, and lets it run.

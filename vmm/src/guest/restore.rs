@@ -18,6 +18,7 @@ use godwit_proto::state::vcpu::VcpuState;
 
 use super::error::GuestError;
 use super::event::{GuestEvent, Signal};
+use super::machine::Claiming;
 use super::snapshot::{self, MEMORY_FILE};
 use super::{Attachments, Guest, Phase, RestoreOptions};
 use crate::memory::image;
@@ -158,7 +159,12 @@ pub(super) fn restore(
     })?;
     check_length(&file, &path, memory.file_bytes)?;
 
-    let guest = Guest::assemble(saved.spec.clone(), attachments, Phase::Waiting)?;
+    let guest = Guest::assemble(
+        saved.spec.clone(),
+        attachments,
+        Claiming::Now,
+        Phase::Waiting,
+    )?;
     let ram = &guest.machine.ram;
     if options.lazy {
         let source = Source {

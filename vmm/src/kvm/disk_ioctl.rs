@@ -23,21 +23,33 @@ fn checked(result: libc::c_int) -> io::Result<()> {
 /// # Errors
 /// `WouldBlock` when another open file description has a lock that excludes this one.
 pub fn lock(file: BorrowedFd<'_>, exclusive: bool) -> io::Result<()> {
-    // SAFETY: `flock` is plain integers, for which zero is a value.
-    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
-    lock.l_type = if exclusive {
-        libc::F_WRLCK as i16
+    let kind = if exclusive {
+        libc::F_WRLCK
     } else {
-        libc::F_RDLCK as i16
+        libc::F_RDLCK
     };
-    lock.l_whence = libc::SEEK_SET as i16;
-    // SAFETY: the kernel reads `lock`, which lives until the call has returned.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     // POSIX allows both answers for a conflict.
-    checked(result).map_err(|error| match error.raw_os_error() {
+    set_lock(file, kind).map_err(|error| match error.raw_os_error() {
         Some(libc::EACCES) => io::ErrorKind::WouldBlock.into(),
         _ => error,
     })
+}
+
+/// Gives up the lock of [`lock`]; nothing when there is none.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn unlock(file: BorrowedFd<'_>) -> io::Result<()> {
+    set_lock(file, libc::F_UNLCK)
+}
+
+fn set_lock(file: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: `flock` is plain integers, for which zero is a value.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    lock.l_type = kind as i16;
+    lock.l_whence = libc::SEEK_SET as i16;
+    // SAFETY: the kernel reads `lock`, which lives until the call has returned.
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) })
 }
 
 /// The logical block size of a block device, bytes.

@@ -29,8 +29,20 @@ impl Block {
     /// # Errors
     /// [`DiskError`] when the disk cannot be used, with what to do.
     pub fn open(config: &BlockConfig) -> Result<Self, DiskError> {
-        let disk = Disk::open(config)?;
-        Ok(Self {
+        Ok(Self::over(Disk::open(config)?, config))
+    }
+
+    /// Opens the disk of `config` for a guest that does not run yet: another guest may have the disk
+    /// until [`DiskClaim::claim`], and the driver must not be resumed before.
+    ///
+    /// # Errors
+    /// [`DiskError`] when the disk cannot be used, with what to do.
+    pub fn open_unclaimed(config: &BlockConfig) -> Result<Self, DiskError> {
+        Ok(Self::over(Disk::open_unlocked(config)?, config))
+    }
+
+    fn over(disk: Disk, config: &BlockConfig) -> Self {
+        Self {
             features: config::features(config),
             config_space: config::config_space(&disk, config.discard),
             shared: Shared {
@@ -41,7 +53,12 @@ impl Block {
             },
             asynchronous: true,
             worker: None,
-        })
+        }
+    }
+
+    /// The right to use the disk, to be passed on to the guest's next host.
+    pub fn claim(&self) -> DiskClaim {
+        DiskClaim(self.shared.disk.clone())
     }
 
     /// Makes the disk use plain system calls instead of io_uring from its next activation on.
@@ -57,6 +74,27 @@ impl Block {
     /// Capacity in sectors of 512 bytes.
     pub fn sectors(&self) -> u64 {
         self.shared.disk.sectors()
+    }
+}
+
+/// The right to use a disk: a lock on its file, which one writer or any number of readers can have.
+pub struct DiskClaim(Arc<Disk>);
+
+impl DiskClaim {
+    /// Takes it; nothing when it is held.
+    ///
+    /// # Errors
+    /// [`DiskError::Locked`] when another guest has it.
+    pub fn claim(&self) -> Result<(), DiskError> {
+        self.0.claim()
+    }
+
+    /// Gives it up. The guest must be paused until it is claimed again.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`].
+    pub fn release(&self) -> Result<(), DiskError> {
+        self.0.release()
     }
 }
 

@@ -98,10 +98,11 @@ pub enum DiskError {
     },
 }
 
-/// An opened disk. The lock on it lasts as long as this.
+/// An opened disk. A lock on it lasts as long as this, unless it is released.
 #[derive(Debug)]
 pub(super) struct Disk {
     file: Arc<File>,
+    path: PathBuf,
     is_device: bool,
     read_only: bool,
     /// Whether space may be given back to the host.
@@ -115,6 +116,13 @@ pub(super) struct Disk {
 impl Disk {
     /// Opens, checks and locks the disk of `config`; changes nothing in it.
     pub(super) fn open(config: &BlockConfig) -> Result<Self, DiskError> {
+        let disk = Self::open_unlocked(config)?;
+        disk.claim()?;
+        Ok(disk)
+    }
+
+    /// Opens and checks the disk of `config`, which another guest may have until [`Disk::claim`].
+    pub(super) fn open_unlocked(config: &BlockConfig) -> Result<Self, DiskError> {
         if config.id.is_empty() || config.id.len() > ID_BYTES {
             let id = config.id.clone();
             return Err(DiskError::Id { id });
@@ -138,12 +146,6 @@ impl Disk {
                 found,
             });
         }
-        disk_ioctl::lock(file.as_fd(), !config.read_only).map_err(|source| {
-            match source.kind() {
-                io::ErrorKind::WouldBlock => DiskError::Locked { path: path.into() },
-                _ => failed("lock")(source),
-            }
-        })?;
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed("measure"))?;
         if bytes == 0 {
             return Err(DiskError::Empty { path: path.into() });
@@ -166,12 +168,37 @@ impl Disk {
         };
         Ok(Self {
             file: Arc::new(file),
+            path: path.into(),
             is_device,
             read_only: config.read_only,
             discard: config.discard,
             sectors: bytes / SECTOR_BYTES,
             block_bytes: block_bytes.clamp(SECTOR_BYTES as u32, 4096),
             direct,
+        })
+    }
+
+    /// Takes the lock that keeps other guests away; nothing when it is held.
+    pub(super) fn claim(&self) -> Result<(), DiskError> {
+        disk_ioctl::lock(self.file.as_fd(), !self.read_only).map_err(|source| {
+            let path = self.path.clone();
+            match source.kind() {
+                io::ErrorKind::WouldBlock => DiskError::Locked { path },
+                _ => DiskError::Io {
+                    operation: "lock",
+                    path,
+                    source,
+                },
+            }
+        })
+    }
+
+    /// Gives up the lock; nothing when it is not held.
+    pub(super) fn release(&self) -> Result<(), DiskError> {
+        disk_ioctl::unlock(self.file.as_fd()).map_err(|source| DiskError::Io {
+            operation: "unlock",
+            path: self.path.clone(),
+            source,
         })
     }
 

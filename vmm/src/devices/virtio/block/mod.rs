@@ -27,5 +27,5 @@ mod tests;
 
 pub use config::{BlockConfig, CacheMode, ID_BYTES};
 pub use counters::BlockCounters;
-pub use device::Block;
+pub use device::{Block, DiskClaim};
 pub use disk::DiskError;
