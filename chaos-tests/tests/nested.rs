@@ -33,11 +33,15 @@ const BUILD: Duration = Duration::from_secs(1800);
 type StepResult<T = ()> = Result<T, Box<dyn Error>>;
 type Step = fn(&Host, Vmm, u32) -> StepResult;
 
-const STEPS: [(&str, Step); 4] = [
+const STEPS: [(&str, Step); 5] = [
     ("does disk and network I/O and powers off", does_io),
     ("answers a shell on its console", answers_a_shell),
     ("reboots inside the same process", reboots),
     ("goes on after snapshot and restore", survives_a_snapshot),
+    (
+        "moves to another process and goes on",
+        moves_to_another_process,
+    ),
 ];
 
 #[test]
@@ -204,6 +208,44 @@ fn survives_a_snapshot(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
         })?;
     }
     host.check(&format!("rm -r {folder}"), QUERY)?;
+    Ok(())
+}
+
+fn moves_to_another_process(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
+    if vmm != Vmm::Godwit {
+        return Ok(());
+    }
+    let spec = GuestSpec::new("mover", cpus, Work::Counter);
+    let mut guest = start(host, vmm, &spec)?;
+    guest.console.await_line("L2-COUNT 5 ", STEP)?;
+    let (source, mut guest, receipt) = guest.migrate()?;
+    ensure(receipt.contains("\"completed\""), || receipt.clone())?;
+    let before = counts(&source.console.output());
+    let last = *before.last().ok_or("nothing was counted")?;
+    guest
+        .console
+        .await_line(&format!("L2-COUNT {} ", last.number + 10), STEP)?;
+    let after = counts(&guest.console.output());
+    // A line that was under way may end up cut in two.
+    let first = *after.first().ok_or("nothing was counted")?;
+    ensure(
+        (last.number + 1..=last.number + 2).contains(&first.number),
+        || format!("moved at {first:?} after {last:?}"),
+    )?;
+    let all: Vec<_> = before.iter().chain(&after).collect();
+    for pair in all.windows(2) {
+        let forward = pair[0].uptime <= pair[1].uptime && pair[0].wall <= pair[1].wall;
+        ensure(forward, || format!("time went back: {pair:?}"))?;
+    }
+    guest.console.type_text("io\n")?;
+    io_is_right(host, &spec, &mut guest)?;
+    guest.console.type_text("poweroff\n")?;
+    ends_well(&mut guest)?;
+    for count in counts(&guest.console.output()) {
+        ensure(count.memory_right, || {
+            format!("memory changed at {count:?}")
+        })?;
+    }
     Ok(())
 }
 

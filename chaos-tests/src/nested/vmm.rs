@@ -16,6 +16,7 @@ pub const GODWIT: &str = "/opt/godwit/godwit";
 const QUIT_KEYS: &str = "\u{1}x";
 const SETUP: Duration = Duration::from_secs(20);
 const SNAPSHOT: Duration = Duration::from_secs(60);
+const MIGRATION: Duration = Duration::from_secs(120);
 
 /// What runs a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +238,48 @@ impl Guest<'_> {
             }
         }
         self.console.wait(SNAPSHOT).map(|_| ())
+    }
+}
+
+impl<'host> Guest<'host> {
+    /// Moves a guest of Godwit to another process on the same host, with another tap, which takes over the
+    /// host's end of the guest's network. Returns the guest as that process has it, and the receipt.
+    ///
+    /// # Errors
+    /// When it is not moved.
+    pub fn migrate(mut self) -> Result<(Self, Self, String), HostError> {
+        assert_eq!(self.vmm, Vmm::Godwit, "only Godwit's guests are moved here");
+        let (host, spec) = (self.host, self.spec.clone());
+        let (old_tap, new_tap, net) = (spec.tap(), format!("{}m", spec.tap()), spec.net());
+        let (token, socket) = (format!("/run/{}.token", spec.name), spec.socket());
+        let setup = format!(
+            "ifconfig lo up; rm -f {token}; \
+             {{ ifconfig {new_tap} >/dev/null 2>&1 || tunctl -t {new_tap}; }}"
+        );
+        host.check(&setup, SETUP)?;
+        let receive = format!(
+            "{GODWIT} receive --listen 127.0.0.1:0 --token-file {token} \
+             --net net0={new_tap} --socket {socket}.moved"
+        );
+        let console = Process::start(host, &format!("{}-moved", spec.name), &receive)?;
+        let migrate = format!(
+            "for i in $(seq 200); do test -f {token} && break; sleep 0.1; done; \
+             {GODWIT} migrate --json --from {socket} --to $(head -n 1 {token}) \
+             --token $(tail -n 1 {token})"
+        );
+        let receipt = host.check(&migrate, MIGRATION)?;
+        let network = format!(
+            "ifconfig {old_tap} 0.0.0.0 down; ifconfig {new_tap} {net}.1 netmask 255.255.255.0 up"
+        );
+        host.check(&network, SETUP)?;
+        self.console.wait(SNAPSHOT)?;
+        let moved = Self {
+            console,
+            host,
+            vmm: Vmm::Godwit,
+            spec,
+        };
+        Ok((self, moved, receipt))
     }
 }
 
