@@ -20,7 +20,7 @@ use godwit_proto::record::Record;
 use godwit_vmm::guest::Guest;
 use tokio::sync::watch;
 
-use super::{GuestPort, LogPort, MemoryPort, runtime};
+use super::{GuestPort, LogPort, MemoryPort, RECOVERY_WINDOW, runtime};
 
 /// Moves `guest` to where `request` says, and returns the receipt.
 ///
@@ -107,6 +107,8 @@ fn options(request: &MigrateRequest) -> Options {
             .map_or(default.timeout, Duration::from_millis),
         bandwidth_cap: request.bandwidth_cap,
         streams: request.streams.unwrap_or(default.streams),
+        // Nobody redials, so waiting longer would not tell more.
+        recovery_window: RECOVERY_WINDOW,
         ..default
     }
 }

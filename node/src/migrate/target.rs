@@ -17,7 +17,7 @@ use godwit_vmm::guest::Guest;
 use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::ram::MAX_BYTES;
 
-use super::{GuestPort, MemoryPort, runtime};
+use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, runtime};
 use crate::guest_process::machine::Machine;
 
 /// What is different about the guest on this host.
@@ -63,7 +63,10 @@ pub fn receive_guest(
             .accept(patience)
             .await
             .map_err(|error| failed(&error))?;
-        let limits = Limits::new(MAX_BYTES / 4096);
+        let limits = Limits {
+            recovery_window: RECOVERY_WINDOW,
+            ..Limits::new(MAX_BYTES / 4096)
+        };
         Ok::<_, CodedError>(driver::receive(link, host.clone(), limits).await)
     })?;
     match outcome {
