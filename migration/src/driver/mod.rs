@@ -4,6 +4,9 @@
 //! A driver makes no decision. It turns what happens on the link, in the guest and on the clock into
 //! events, and the machine's commands into calls of the [ports](crate::ports). Calls that block run on
 //! threads of their own, so that the machine hears of a cancellation, or of the peer's death, at once.
+//!
+//! Only pre-copy is carried out. A command of another mode is answered as failed, and a link that was
+//! cut is not dialled again.
 
 #![allow(clippy::disallowed_methods)] // an edge: what the machines are told of time is read here
 
@@ -17,6 +20,18 @@ pub use target::{Prepared, TargetHost, receive};
 use std::error::Error;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::migrate::Offer;
+
+use crate::page::DigestSeed;
+
+/// The seed of a migration's digests: of its id, which is random and which no guest learns.
+fn digest_seed(offer: &Offer) -> DigestSeed {
+    let id = offer.migration.as_bytes();
+    let half = |from: usize| {
+        u64::from_le_bytes(id[from..from + 8].try_into().expect("an id has 16 bytes"))
+    };
+    DigestSeed(half(0) ^ half(8))
+}
 
 /// An error of a port, for the peer and for people.
 fn coded(code: ErrorCode, error: &(dyn Error + 'static)) -> CodedError {

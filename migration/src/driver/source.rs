@@ -10,11 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
-use super::coded;
 use super::rounds::Rounds;
+use super::{coded, digest_seed};
 use crate::PageSet;
 use crate::options::{self, Options};
-use crate::page::{Compression, DEFAULT_COPIES_BYTES, DigestSeed, DigestTable, SentPages};
+use crate::page::{Compression, DEFAULT_COPIES_BYTES, DigestTable, SentPages};
 use crate::ports::{DirtyLog, GuestMemory, Pausable, PortError};
 use crate::report::{Progress, Receipt};
 use crate::source::{Command, Event, Request, Source, Step};
@@ -59,7 +59,7 @@ pub async fn migrate(
     let begin = Instant::now();
     let (events, mut inbox) = mpsc::unbounded_channel();
     let pages = offer.pages;
-    let digests = Arc::new(DigestTable::new(pages, DigestSeed(0)));
+    let digests = Arc::new(DigestTable::new(pages, digest_seed(&offer)));
     let sent = Arc::new(SentPages::new(digests, DEFAULT_COPIES_BYTES));
     let compression = match options.compression {
         options::Compression::Auto => Compression::Auto,

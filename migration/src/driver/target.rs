@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
-use super::coded;
-use crate::page::{BatchReader, DigestSeed, DigestTable, PAGE_VERSIONS, PageDecoder};
+use super::{coded, digest_seed};
+use crate::page::{BatchReader, DigestTable, PAGE_VERSIONS, PageDecoder};
 use crate::ports::{GuestMemory, Pausable, PortError};
 use crate::target::{Command, Event, Limits, Outcome, Step, Target};
 use crate::transport::{BulkReceiver, CloseCode, FrameReceiver, FrameSender, TargetLink};
@@ -69,8 +69,8 @@ pub async fn receive(link: TargetLink, host: Arc<dyn TargetHost>, limits: Limits
         };
         let event = match event {
             Happening::Event(event) => event,
-            Happening::Prepared(prepared, pages) => {
-                driver.read_bulk(&prepared, pages);
+            Happening::Prepared(prepared, digests) => {
+                driver.read_bulk(&prepared, &digests);
                 driver.prepared = Some(prepared);
                 Event::Prepared(Accept::default())
             }
@@ -93,8 +93,8 @@ pub async fn receive(link: TargetLink, host: Arc<dyn TargetHost>, limits: Limits
 /// What the driver hears of.
 enum Happening {
     Event(Event),
-    /// [`Command::Prepare`] is done, for a guest of so many pages.
-    Prepared(Prepared, u64),
+    /// [`Command::Prepare`] is done; here is where the digests of its pages go.
+    Prepared(Prepared, Arc<DigestTable>),
 }
 
 /// Turns what the source says into events, until the link ends.
@@ -187,7 +187,8 @@ impl Driver {
         spawn_blocking(move || {
             let happening = match host.prepare(&offer) {
                 Ok(prepared) if prepared.memory.pages() == offer.pages => {
-                    Happening::Prepared(prepared, offer.pages)
+                    let digests = DigestTable::new(offer.pages, digest_seed(&offer));
+                    Happening::Prepared(prepared, Arc::new(digests))
                 }
                 Ok(prepared) => {
                     let text = format!(
@@ -205,13 +206,12 @@ impl Driver {
     }
 
     /// Puts what comes on the bulk streams into memory from now on.
-    fn read_bulk(&mut self, prepared: &Prepared, pages: u64) {
-        let digests = Arc::new(DigestTable::new(pages, DigestSeed(0)));
+    fn read_bulk(&mut self, prepared: &Prepared, digests: &Arc<DigestTable>) {
         for (index, bulk) in std::mem::take(&mut self.bulk).into_iter().enumerate() {
             let reader = Reader {
                 index: index as u16,
                 bulk,
-                batches: BatchReader::new(PAGE_VERSIONS.newest(), pages),
+                batches: BatchReader::new(PAGE_VERSIONS.newest(), digests.pages()),
                 decoder: PageDecoder::new(digests.clone()),
                 memory: prepared.memory.clone(),
                 events: self.events.clone(),

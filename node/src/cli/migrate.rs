@@ -52,7 +52,7 @@ pub(super) struct Migrate {
     #[arg(long, value_name = "SIZE")]
     bandwidth: Option<Size>,
     /// Streams for pages, 1 to 16 [default: 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
     streams: Option<u16>,
     /// Why, for the receipt
     #[arg(long, value_name = "TEXT", default_value = "")]

@@ -38,7 +38,19 @@ Exit codes:
   23  the peer broke the protocol or speaks no common version
   24  the guest is not in a state in which this can be done
   25  a snapshot cannot be written
-  26  a serial port or console cannot be connected";
+  26  a serial port or console cannot be connected
+  40  the target cannot take the guest; every reason is listed
+  41  the target lacks CPU features that the guest sees
+  42  the target cannot offer a device that the guest has
+  43  the migration was cancelled; the guest runs on at the source
+  44  the migration did not get done in its time; the guest runs on at the source
+  45  the link to the peer was lost; the guest runs on at the source
+  46  memory at the target is not that of the source
+  47  the guest is being migrated already, or to itself
+  48  the target may run the guest, but cannot be asked
+  49  the target took the guest over and never ran it
+  50  the source was lost with pages that the running guest still needs
+  51  the guest at the source is paused and cannot be resumed";
 
 /// Runs virtual machines on KVM.
 #[derive(Debug, Parser)]

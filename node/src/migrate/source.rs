@@ -22,6 +22,9 @@ use tokio::sync::watch;
 
 use super::{GuestPort, LogPort, MemoryPort, RECOVERY_WINDOW, runtime};
 
+/// The most bulk streams of a link.
+const MAX_STREAMS: u16 = 16;
+
 /// Moves `guest` to where `request` says, and returns the receipt.
 ///
 /// # Errors
@@ -46,7 +49,7 @@ pub fn move_guest(
     })?;
     let offer = offer(&guest, &options)?;
     let tuning = Tuning {
-        bulk_streams: options.streams.min(16) as u8,
+        bulk_streams: options.streams as u8,
         bandwidth_cap: options.bandwidth_cap,
         ..Tuning::default()
     };
@@ -106,7 +109,7 @@ fn options(request: &MigrateRequest) -> Options {
             .timeout_ms
             .map_or(default.timeout, Duration::from_millis),
         bandwidth_cap: request.bandwidth_cap,
-        streams: request.streams.unwrap_or(default.streams),
+        streams: request.streams.unwrap_or(default.streams).min(MAX_STREAMS),
         // Nobody redials, so waiting longer would not tell more.
         recovery_window: RECOVERY_WINDOW,
         ..default
