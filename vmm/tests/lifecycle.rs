@@ -75,3 +75,31 @@ fn a_guest_that_resets_starts_over() {
         guest.guest.reset().unwrap();
     }
 }
+
+#[test]
+fn the_largest_guest_has_all_its_vcpus() {
+    if !has_kvm() {
+        return;
+    }
+    let mut config = spec("");
+    config.vcpus = godwit_vmm::config::MAX_VCPUS;
+    let mut guest = Running::start(&config);
+    let online = guest.line("smp online=");
+    assert_eq!(field(&online, "online"), 64);
+    guest.guest.pause().unwrap();
+}
+
+#[test]
+fn the_smallest_and_the_largest_memory_work() {
+    if !has_kvm() {
+        return;
+    }
+    for bytes in [16 << 20, 1 << 40] {
+        let mut config = spec("for=20 end=poweroff");
+        config.memory.size_bytes = bytes;
+        let mut guest = Running::start(&config);
+        let ready = guest.line("godwit-payload ");
+        assert!(field(&ready, "memory_bytes") > bytes * 9 / 10, "{ready}");
+        assert_eq!(guest.event(), GuestEvent::PowerOff);
+    }
+}
