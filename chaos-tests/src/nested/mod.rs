@@ -34,8 +34,8 @@
 //!     vmm::prepare(&host, &guest)?;
 //!     let mut guest = vmm.start(&host, &guest)?;
 //!     guest.console.await_line("L2-SHELL", Duration::from_secs(60))?;
-//!     guest.console.type_text("dd if=/dev/vda of=/dev/null bs=1M iflag=direct\n")?;
-//!     guest.console.await_line("bytes", Duration::from_secs(60))?;
+//!     guest.console.type_text("dd if=/dev/vda of=/dev/null bs=1M iflag=direct; echo read=$?\n")?;
+//!     guest.console.await_line("read=0", Duration::from_secs(60))?;
 //! }
 //! # Ok(())
 //! # }
