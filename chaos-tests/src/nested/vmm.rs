@@ -144,8 +144,10 @@ pub fn start_peer_services(host: &Host) -> Result<(), HostError> {
 /// When the host does not do it.
 pub fn prepare(host: &Host, spec: &GuestSpec) -> Result<(), HostError> {
     let (disk, tap, net) = (spec.disk(), spec.tap(), spec.net());
+    // A tap to which an earlier guest was moved has the same network.
     let command = format!(
-        "rm -f {disk} && truncate -s 64M {disk} && \
+        "ifconfig {tap}m 0.0.0.0 down 2>/dev/null; \
+         rm -f {disk} && truncate -s 64M {disk} && \
          {{ ifconfig {tap} >/dev/null 2>&1 || tunctl -t {tap}; }} && \
          ifconfig {tap} {net}.1 netmask 255.255.255.0 up"
     );
