@@ -32,7 +32,7 @@ const MAX_THREADS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file does not take the bytes.
-    #[error("cannot write guest memory at offset {offset:#x}")]
+    #[error("cannot write guest memory at offset {offset:#x}; is there room on the disk?")]
     Write {
         /// Offset in the file.
         offset: u64,
