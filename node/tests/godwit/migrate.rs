@@ -1,105 +1,12 @@
 //! Guests that move between two processes, over real sockets.
 
-use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
-
 use godwit_node::guest_process::client::{Client, ClientError};
 use godwit_proto::codes::ErrorCode;
-use godwit_proto::process::MigrateRequest;
 
-use crate::support::{Ended, PATIENCE, Running, godwit, has_kvm, names};
-
-const CHECK: &str = "heartbeat=20 every=50 check=48M,rate:20000,verify:100000 regs";
-
-/// The number behind `key=` in a line of the guest.
-fn field(line: &str, key: &str) -> u64 {
-    line.split_whitespace()
-        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-        .and_then(|value| value.parse().ok())
-        .unwrap_or_else(|| panic!("no number {key} in {line:?}"))
-}
-
-/// The number `key` of the next line that begins with `start` and has it.
-fn report(guest: &mut Running, start: &str, key: &str) -> u64 {
-    loop {
-        let line = guest.line(start);
-        if line.contains(&format!(" {key}=")) {
-            return field(&line, key);
-        }
-    }
-}
-
-fn run(dir: &Path, socket: &str, cpus: &str, cmdline: &str) -> Running {
-    let guest = Running::start(
-        dir,
-        &[
-            "run",
-            "--socket",
-            socket,
-            "--memory",
-            "128M",
-            "--cpus",
-            cpus,
-            "--cmdline",
-            cmdline,
-        ],
-    );
-    wait_for(&dir.join(socket));
-    guest
-}
-
-/// A process that waits for a guest, and where and with which token it does.
-fn receive(dir: &Path, name: &str, more: &[&str]) -> (Running, String, String) {
-    let mut args = vec!["receive", "--listen", "127.0.0.1:0", "--token-file", name];
-    args.extend(more);
-    let receiver = Running::start(dir, &args);
-    wait_for(&dir.join(name));
-    let text = std::fs::read_to_string(dir.join(name)).unwrap();
-    let mut lines = text.lines().map(str::to_owned);
-    (receiver, lines.next().unwrap(), lines.next().unwrap())
-}
-
-fn wait_for(path: &Path) {
-    let deadline = Instant::now() + PATIENCE;
-    while !path.exists() {
-        assert!(
-            Instant::now() < deadline,
-            "{} does not appear",
-            path.display()
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn migrate(dir: &Path, socket: &str, to: &str, token: &str) -> Ended {
-    godwit(
-        dir,
-        &[
-            "migrate", "--from", socket, "--to", to, "--token", token, "--json",
-        ],
-    )
-}
-
-fn request(to: &str, token: &str) -> MigrateRequest {
-    MigrateRequest {
-        to: to.into(),
-        token: token.into(),
-        downtime_limit_ms: None,
-        timeout_ms: None,
-        bandwidth_cap: None,
-        streams: None,
-        asked_by: "a test".into(),
-        why: "to see".into(),
-    }
-}
-
-fn assert_healthy(guest: &mut Running) {
-    for _ in 0..2 {
-        assert_eq!(report(guest, "check id=", "wrong"), 0);
-        assert_eq!(report(guest, "regs id=", "wrong"), 0);
-    }
-}
+use crate::moving::{
+    CHECK, assert_healthy, migrate, move_slowly, receive, report, request, run, with_disk,
+};
+use crate::support::{Running, field, godwit, has_kvm, names};
 
 #[test]
 fn a_moved_guest_goes_on_and_finds_its_memory_right() {
@@ -164,31 +71,6 @@ fn a_guest_goes_round_in_circles_unharmed() {
         guest = target;
         assert_healthy(&mut guest);
     }
-}
-
-fn with_disk(dir: &Path, socket: &str, cmdline: &str) -> Running {
-    std::fs::File::create(dir.join("disk"))
-        .unwrap()
-        .set_len(64 << 20)
-        .unwrap();
-    let guest = Running::start(
-        dir,
-        &[
-            "run",
-            "--socket",
-            socket,
-            "--memory",
-            "64M",
-            "--cpus",
-            "2",
-            "--disk",
-            "disk",
-            "--cmdline",
-            cmdline,
-        ],
-    );
-    wait_for(&dir.join(socket));
-    guest
 }
 
 #[test]
@@ -328,19 +210,8 @@ fn a_cancelled_migration_leaves_the_guest_undisturbed_and_the_next_succeeds() {
     let mut source = run(dir, "a.sock", "1", CHECK);
     assert_healthy(&mut source);
     let (target, to, token) = receive(dir, "token", &[]);
-    let mut slow = request(&to, &token);
-    slow.bandwidth_cap = Some(4 << 20);
-    let socket = dir.join("a.sock");
-    let mover = {
-        let socket = socket.clone();
-        thread::spawn(move || Client::connect(&socket).unwrap().migrate(slow))
-    };
-    let mut client = Client::connect(&socket).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while client.migration_progress().unwrap().is_none() {
-        assert!(Instant::now() < deadline, "the migration does not begin");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let mover = move_slowly(dir, "a.sock", &to, &token);
+    let mut client = Client::connect(&dir.join("a.sock")).unwrap();
     // While it moves, nobody else changes it, nor moves it.
     let refused = |error: ClientError| match error {
         ClientError::Refused(error) => assert_eq!(error.code(), ErrorCode::WrongState),
@@ -369,19 +240,7 @@ fn a_target_that_is_killed_while_memory_is_copied_costs_nothing() {
     let mut source = run(dir, "a.sock", "2", CHECK);
     assert_healthy(&mut source);
     let (target, to, token) = receive(dir, "token", &[]);
-    let mut slow = request(&to, &token);
-    slow.bandwidth_cap = Some(4 << 20);
-    let socket = dir.join("a.sock");
-    let mover = {
-        let socket = socket.clone();
-        thread::spawn(move || Client::connect(&socket).unwrap().migrate(slow))
-    };
-    let mut client = Client::connect(&socket).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while client.migration_progress().unwrap().is_none() {
-        assert!(Instant::now() < deadline, "the migration does not begin");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let mover = move_slowly(dir, "a.sock", &to, &token);
     // Dropping kills it with SIGKILL.
     drop(target);
     let (moved, receipt) = mover.join().unwrap().unwrap();
