@@ -8,6 +8,7 @@
 //! | [`source`], [`target`] | the two state machines: events and the time in, commands out |
 //! | [`page`] | pages as bytes: zero runs, deltas, compressed blocks |
 //! | [`driver`] | what carries out the machines' commands |
+//! | [`fault`] | faults on purpose, at named steps |
 //! | [`transport`] | QUIC between the two ends: control, bulk and fault streams |
 //! | [`policy`] | when to go on copying, slow the guest, switch, or give up |
 //! | [`report`] | progress, and the receipt |
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod driver;
+pub mod fault;
 pub mod options;
 pub mod page;
 mod page_set;

@@ -13,6 +13,7 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 use super::rounds::Rounds;
 use super::{coded, digest_seed};
 use crate::PageSet;
+use crate::fault::Faults;
 use crate::options::{self, Options};
 use crate::page::{Compression, DEFAULT_COPIES_BYTES, DigestTable, SentPages};
 use crate::ports::{DirtyLog, GuestMemory, Pausable, PortError};
@@ -39,6 +40,8 @@ pub struct Controls {
     pub cancel: watch::Receiver<bool>,
     /// Is given the progress, some times a second.
     pub progress: watch::Sender<Option<Progress>>,
+    /// What is to go wrong on purpose.
+    pub faults: Faults,
 }
 
 /// How often progress is shown.
@@ -75,6 +78,7 @@ pub async fn migrate(
         events,
         control: link.control.sender,
         rounds,
+        faults: controls.faults,
     };
     driver.carry_out(commands).await;
     let mut show = tokio::time::interval(PROGRESS_EVERY);
@@ -140,11 +144,15 @@ struct Driver {
     events: mpsc::UnboundedSender<Event>,
     control: FrameSender,
     rounds: Rounds,
+    faults: Faults,
 }
 
 impl Driver {
     async fn carry_out(&mut self, commands: Vec<Command>) {
         for command in commands {
+            let Some(command) = self.faults.before(command, |event| self.tell(event)).await else {
+                continue;
+            };
             match command {
                 Command::SendControl(message) => self.say(&message).await,
                 Command::StartDirtyLog => {

@@ -11,6 +11,7 @@ use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use super::{coded, digest_seed};
+use crate::fault::{self, Faults};
 use crate::page::{BatchReader, DigestTable, PAGE_VERSIONS, PageDecoder};
 use crate::ports::{GuestMemory, Pausable, PortError};
 use crate::target::{Command, Event, Limits, Outcome, Step, Target};
@@ -45,7 +46,12 @@ const READ_BYTES: usize = 256 << 10;
 /// [`Outcome::Completed`].
 ///
 /// Needs tokio's multi-threaded runtime.
-pub async fn receive(link: TargetLink, host: Arc<dyn TargetHost>, limits: Limits) -> Outcome {
+pub async fn receive(
+    link: TargetLink,
+    host: Arc<dyn TargetHost>,
+    limits: Limits,
+    faults: Faults,
+) -> Outcome {
     let begin = Instant::now();
     let (events, mut inbox) = mpsc::unbounded_channel();
     let listener = tokio::spawn(listen(link.control.receiver, events.clone()));
@@ -58,6 +64,7 @@ pub async fn receive(link: TargetLink, host: Arc<dyn TargetHost>, limits: Limits
         readers: JoinSet::new(),
         prepared: None,
         outcome: None,
+        faults,
     };
     while !machine.is_finished() {
         let due = machine
@@ -129,11 +136,15 @@ struct Driver {
     readers: JoinSet<()>,
     prepared: Option<Prepared>,
     outcome: Option<Outcome>,
+    faults: Faults,
 }
 
 impl Driver {
     async fn carry_out(&mut self, commands: Vec<Command>) {
         for command in commands {
+            let Some(command) = self.faults.before(command, |event| self.tell(event)).await else {
+                continue;
+            };
             match command {
                 Command::SendControl(message) => self.say(&message).await,
                 Command::Prepare(offer) => self.prepare(offer),
@@ -215,6 +226,7 @@ impl Driver {
                 decoder: PageDecoder::new(digests.clone()),
                 memory: prepared.memory.clone(),
                 events: self.events.clone(),
+                faults: self.faults.clone(),
             };
             self.readers.spawn(reader.serve());
         }
@@ -260,6 +272,7 @@ struct Reader {
     decoder: PageDecoder,
     memory: Arc<dyn GuestMemory>,
     events: mpsc::UnboundedSender<Happening>,
+    faults: Faults,
 }
 
 impl Reader {
@@ -272,7 +285,9 @@ impl Reader {
                 // The control stream tells that the link has ended.
                 Err(error) => return tracing::debug!(%error, "a bulk stream has ended"),
             };
-            if let Err(error) = block_in_place(|| self.apply(&buffer[..read])) {
+            let struck = self.faults.at(fault::Step::ApplyBatch).await;
+            let applied = struck.and_then(|()| block_in_place(|| self.apply(&buffer[..read])));
+            if let Err(error) = applied {
                 let event = Event::Failed {
                     step: Step::ApplyBatch,
                     error,

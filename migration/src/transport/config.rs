@@ -12,6 +12,7 @@ use rustls::crypto::ring::cipher_suite::{
 };
 use rustls::version::TLS13;
 
+use super::cable::Cable;
 use super::error::TransportError;
 use super::identity::Identity;
 use super::verify::{AnySource, PinnedTarget};
@@ -75,6 +76,8 @@ pub struct Tuning {
     pub max_frame_bytes: u32,
     /// The most that bulk sends, in bytes per second.
     pub bandwidth_cap: Option<u64>,
+    /// What the link goes over when it is to be cut, see [`crate::fault`].
+    pub cable: Option<Cable>,
 }
 
 impl Default for Tuning {
@@ -92,6 +95,7 @@ impl Default for Tuning {
             handshake_limit: Duration::from_secs(5),
             max_frame_bytes: 4 << 20,
             bandwidth_cap: None,
+            cable: None,
         }
     }
 }

@@ -63,6 +63,7 @@
 mod admission;
 mod base64url;
 mod bulk;
+mod cable;
 mod cap;
 mod config;
 mod connections;
@@ -79,6 +80,7 @@ mod stream;
 mod token;
 mod verify;
 pub use bulk::{BulkReceiver, BulkSender, ByteCount};
+pub use cable::Cable;
 pub use cap::{Bucket, MIN_RATE};
 pub use config::{Congestion, Tuning};
 pub use dialer::Dialer;

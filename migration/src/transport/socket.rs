@@ -81,6 +81,10 @@ pub(super) fn endpoint(
     enlarge_buffers(&socket);
     let runtime = Arc::new(TokioRuntime);
     let inner = runtime.wrap_udp_socket(socket).map_err(failed)?;
+    let inner = match tuning.cable.clone() {
+        Some(cable) => cable.over(inner),
+        None => inner,
+    };
     let mtu = usize::from(tuning.mtu_limit);
     let socket = Arc::new(BatchingSocket { inner, mtu });
     let config = tuning.endpoint()?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_migration::driver::{self, Controls, SourceGuest};
+use godwit_migration::fault::Faults;
 use godwit_migration::options::Options;
 use godwit_migration::report::{Progress, Receipt};
 use godwit_migration::source::Request;
@@ -77,7 +78,11 @@ pub fn move_guest(
             .open(address)
             .await
             .map_err(|error| unreachable(&error))?;
-        let controls = Controls { cancel, progress };
+        let controls = Controls {
+            cancel,
+            progress,
+            faults: Faults::default(),
+        };
         Ok(driver::migrate(link, ports, offer, options, asked, controls).await)
     })
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use godwit_migration::driver::{self, Prepared, TargetHost};
+use godwit_migration::fault::Faults;
 use godwit_migration::target::{Limits, Outcome};
 use godwit_migration::transport::{Invitation, Receiver, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
@@ -67,7 +68,7 @@ pub fn receive_guest(
             recovery_window: RECOVERY_WINDOW,
             ..Limits::new(MAX_BYTES / 4096)
         };
-        Ok::<_, CodedError>(driver::receive(link, host.clone(), limits).await)
+        Ok::<_, CodedError>(driver::receive(link, host.clone(), limits, Faults::default()).await)
     })?;
     match outcome {
         Outcome::Completed => Ok(()),
