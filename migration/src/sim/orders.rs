@@ -42,6 +42,7 @@ pub(super) fn offer(mode: Mode, compare: bool) -> Offer {
         },
         streams: 2,
         retained: None,
+        local: None,
     }
 }
 

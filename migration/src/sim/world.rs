@@ -117,6 +117,7 @@ impl World {
             },
             streams: STREAMS,
             retained: None,
+            local: None,
         };
         let options = Options {
             mode: setup.mode,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::process::MigrateRequest;
 use serde_json::Value;
@@ -42,6 +42,9 @@ pub(super) struct Migrate {
     /// The token that it printed
     #[arg(long, value_name = "TOKEN")]
     token: String,
+    /// How its memory gets there
+    #[arg(long, value_enum, default_value_t = Mode::PreCopy)]
+    mode: Mode,
     /// Longest predicted blackout at which to switch, in milliseconds [default: 300]
     #[arg(long, value_name = "MS")]
     downtime_limit: Option<u64>,
@@ -62,6 +65,15 @@ pub(super) struct Migrate {
     json: bool,
 }
 
+/// How a guest moves.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// It is copied while the guest runs on
+    PreCopy,
+    /// It is taken over as it is, by another process of this host
+    Local,
+}
+
 impl Migrate {
     pub(super) fn execute(&self) -> ExitCode {
         let output = Output { json: self.json };
@@ -78,6 +90,7 @@ impl Migrate {
             to: self.to.clone(),
             token: self.token.clone(),
             downtime_limit_ms: self.downtime_limit,
+            local: self.local_socket()?,
             timeout_ms: self.timeout.map(|seconds| seconds.saturating_mul(1000)),
             bandwidth_cap: self.bandwidth.as_ref().map(|size| size.0),
             streams: self.streams,
@@ -100,6 +113,24 @@ impl Migrate {
             print(&summary(&receipt))?;
         }
         if moved { Ok(()) } else { Err(stayed(&receipt)) }
+    }
+}
+
+impl Migrate {
+    /// Where the target finds the guest's process when it is on this host.
+    fn local_socket(&self) -> Result<Option<String>, CodedError> {
+        if self.mode != Mode::Local {
+            return Ok(None);
+        }
+        let socket = std::path::absolute(&self.from)
+            .map_err(|error| CodedError::from_error(ErrorCode::Usage, &error))?;
+        let socket = socket.into_os_string().into_string();
+        socket.map(Some).map_err(|_| {
+            CodedError::new(
+                ErrorCode::Usage,
+                "the path of the control socket is no UTF-8",
+            )
+        })
     }
 }
 

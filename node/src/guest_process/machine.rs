@@ -28,7 +28,9 @@ use godwit_proto::process::{
     ConsoleKind, ExitReason, GuestState, MigrateRequest, Request, Response, SnapshotReport,
 };
 use godwit_vmm::devices::terminal::InputPump;
-use godwit_vmm::guest::{self, Guest, GuestError, GuestEvent, RestoreOptions};
+use godwit_vmm::guest::{
+    self, Attachments, Guest, GuestError, GuestEvent, Heirloom, RestoreOptions,
+};
 use godwit_vmm::vcpu::{Crash, CrashCause};
 use tokio::sync::watch;
 
@@ -72,6 +74,8 @@ struct Inner {
 enum Migration {
     None,
     UnderWay {
+        /// To another process of this host.
+        local: bool,
         cancel: watch::Sender<bool>,
         shown: watch::Receiver<Option<Progress>>,
     },
@@ -163,13 +167,22 @@ impl Machine {
     }
 
     /// Builds a guest that waits for the memory and the state of one that is elsewhere, and returns it.
+    /// With `heirloom` memory and taps are there already.
     ///
     /// # Errors
     /// As [`Machine::create`].
-    pub fn create_waiting(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Guest>, CodedError> {
+    pub fn create_waiting(
+        self: &Arc<Self>,
+        spec: &GuestSpec,
+        heirloom: Option<Heirloom>,
+    ) -> Result<Arc<Guest>, CodedError> {
         self.build(|| {
             let (ends, attachments) =
                 Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+            let attachments = Attachments {
+                heirloom,
+                ..attachments
+            };
             let guest = Guest::build_waiting(spec, attachments).map_err(|error| error.coded())?;
             Ok((guest, ends))
         })?;
@@ -191,7 +204,11 @@ impl Machine {
             let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
             let mut migration = self.migration();
             migration.refuse()?;
-            *migration = Migration::UnderWay { cancel, shown };
+            *migration = Migration::UnderWay {
+                local: request.local.is_some(),
+                cancel,
+                shown,
+            };
         }
         let guest = lease.present().guest.clone();
         let moved = migrate::move_guest(guest, request, cancelled, progress);
@@ -213,6 +230,22 @@ impl Machine {
             self.end(ExitReason::Migrated);
         }
         moved
+    }
+
+    /// What the process that the guest moves to within this host takes over.
+    ///
+    /// # Errors
+    /// No such migration is under way, or what the VMM says.
+    pub fn heirloom(&self) -> Result<Heirloom, CodedError> {
+        match &*self.migration() {
+            Migration::UnderWay { local: true, .. } => {}
+            _ => {
+                let message = "the guest is not moving to another process of this host";
+                return Err(CodedError::new(ErrorCode::WrongState, message)
+                    .with_fix("move it with `godwit migrate --mode local`"));
+            }
+        }
+        self.with_guest(Guest::heirloom)
     }
 
     /// How far a migration under way has come; `None` when none is.
@@ -256,7 +289,8 @@ impl Machine {
         self.change(|guest| guest.snapshot(dir))
     }
 
-    /// Serves a request, [`Request::AttachConsole`] excepted: that one needs the stream.
+    /// Serves a request, [`Request::AttachConsole`] and [`Request::HandOver`] excepted: those need the
+    /// stream.
     pub fn serve(self: &Arc<Self>, request: Request) -> Response {
         let served = match request {
             Request::Create(spec) => self.create(&spec),
@@ -291,9 +325,9 @@ impl Machine {
                 Ok(())
             }
             Request::Stop => return Response::Exited(self.end(ExitReason::Stopped)),
-            Request::AttachConsole { .. } => Err(CodedError::new(
+            Request::AttachConsole { .. } | Request::HandOver => Err(CodedError::new(
                 ErrorCode::WrongState,
-                "a console is attached to a stream",
+                "consoles and files need the stream",
             )),
         };
         respond(served, |()| Response::Ok)

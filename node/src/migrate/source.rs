@@ -48,7 +48,10 @@ pub fn move_guest(
         let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
         CodedError::new(ErrorCode::Usage, all.join("; "))
     })?;
-    let offer = offer(&guest, &options)?;
+    let offer = Offer {
+        local: request.local.clone(),
+        ..offer(&guest, &options)?
+    };
     let tuning = Tuning {
         bulk_streams: options.streams as u8,
         bandwidth_cap: options.bandwidth_cap,
@@ -106,7 +109,11 @@ fn resolve(to: &str) -> Result<SocketAddr, CodedError> {
 fn options(request: &MigrateRequest) -> Options {
     let default = Options::default();
     Options {
-        mode: Mode::PreCopy,
+        mode: if request.local.is_some() {
+            Mode::Local
+        } else {
+            Mode::PreCopy
+        },
         downtime_limit: request
             .downtime_limit_ms
             .map_or(default.downtime_limit, Duration::from_millis),
@@ -142,6 +149,7 @@ fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
         digests: DigestMode::Off,
         streams: options.streams,
         retained: None,
+        local: None,
     })
 }
 

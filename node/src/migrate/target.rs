@@ -1,6 +1,7 @@
 //! Taking a guest over.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use godwit_proto::migrate::{Offer, VERSIONS};
 use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
 use godwit_vmm::cpu::{Baseline, HostCpu};
-use godwit_vmm::guest::Guest;
+use godwit_vmm::guest::{Guest, Heirloom};
 use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::ram::MAX_BYTES;
 
 use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, runtime};
+use crate::guest_process::client::Client;
 use crate::guest_process::machine::Machine;
 
 /// What is different about the guest on this host.
@@ -136,6 +138,19 @@ impl Host {
             .with_fix("start the guest with a CPU profile that both hosts can show"))
     }
 
+    /// The memory and taps of a guest of another process of this host.
+    fn heirloom(offer: &Offer) -> Result<Option<Heirloom>, CodedError> {
+        let Some(socket) = &offer.local else {
+            return Ok(None);
+        };
+        let client = Client::connect(Path::new(socket)).map_err(|error| {
+            error.coded().with_fix(
+                "a guest moves in mode local only within a host, and between processes of one user",
+            )
+        })?;
+        client.take_over().map(Some).map_err(|error| error.coded())
+    }
+
     fn guest(&self) -> Option<Arc<Guest>> {
         self.guest
             .lock()
@@ -154,7 +169,8 @@ impl TargetHost for Host {
             Err(error) => Err(error),
             // Nothing is built for a guest that cannot run here.
             Ok(_) if !reasons.is_empty() => return Err(reasons),
-            Ok(spec) => self.machine.create_waiting(&spec),
+            Ok(spec) => Self::heirloom(offer)
+                .and_then(|heirloom| self.machine.create_waiting(&spec, heirloom)),
         };
         let guest = built.map_err(|error| {
             reasons.push(error);

@@ -5,6 +5,7 @@
 mod bad_input;
 mod foreground;
 mod migrate;
+mod migrate_local;
 mod moving;
 mod protocol;
 mod support;

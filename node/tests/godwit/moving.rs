@@ -81,6 +81,7 @@ pub(crate) fn request(to: &str, token: &str) -> MigrateRequest {
         to: to.into(),
         token: token.into(),
         downtime_limit_ms: None,
+        local: None,
         timeout_ms: None,
         bandwidth_cap: None,
         streams: None,

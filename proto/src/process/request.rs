@@ -56,6 +56,9 @@ pub enum Request {
     /// Leave the guest where it is: [`Response::Ok`](super::Response::Ok), whether or not that is
     /// still possible; the answer to the [`Request::Migrate`] tells.
     CancelMigration,
+    /// While the guest moves to another process of this host: the files that it is made of.
+    /// [`Response::HandedOver`](super::Response::HandedOver), then the stream carries the files.
+    HandOver,
 }
 
 /// Where a guest is to go, and how. A setting that is absent has its default.
@@ -69,6 +72,9 @@ pub struct MigrateRequest {
     pub downtime_limit_ms: Option<u64>,
     /// The longest it may take, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// To another process of this host, which takes the guest's memory over in place of a copy: the
+    /// control socket of the guest's process, which that process connects to.
+    pub local: Option<String>,
     /// The most bytes a second on the wire.
     pub bandwidth_cap: Option<u64>,
     /// Bulk streams.

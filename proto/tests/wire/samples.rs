@@ -8,9 +8,9 @@ use godwit_proto::guest::{
     BootSpec, DiskSpec, GuestSpec, HugePages, Kernel, MemorySpec, NetSpec, SerialSpec,
 };
 use godwit_proto::process::{
-    ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats, MigrateRequest,
-    NamedCounter, NetOverride, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response,
-    SnapshotReport, VERSIONS, VcpuStats,
+    ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats, HandedTap,
+    MigrateRequest, NamedCounter, NetOverride, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request,
+    Response, SnapshotReport, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
 use godwit_proto::state::block::BlockState;
@@ -207,6 +207,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::Migrate(_) => "migrate",
         Request::MigrationProgress => "migration-progress",
         Request::CancelMigration => "cancel-migration",
+        Request::HandOver => "hand-over",
     }
 }
 
@@ -233,6 +234,7 @@ fn response_name(response: &Response) -> &'static str {
         Response::Error(_) => "error",
         Response::Migrated { .. } => "migrated",
         Response::Migrating(_) => "migrating",
+        Response::HandedOver { .. } => "handed-over",
     }
 }
 
@@ -277,6 +279,7 @@ pub(crate) fn requests() -> Vec<Request> {
             token: "a token".into(),
             downtime_limit_ms: Some(100),
             timeout_ms: None,
+            local: Some("/run/godwit/web-1.sock".into()),
             bandwidth_cap: Some(125_000_000),
             streams: Some(4),
             asked_by: "alice".into(),
@@ -284,6 +287,7 @@ pub(crate) fn requests() -> Vec<Request> {
         }),
         Request::MigrationProgress,
         Request::CancelMigration,
+        Request::HandOver,
     ]
 }
 
@@ -322,6 +326,12 @@ pub(crate) fn responses() -> Vec<Response> {
             receipt: "{}".into(),
         },
         Response::Migrating(Some("{}".into())),
+        Response::HandedOver {
+            taps: vec![HandedTap {
+                id: "lan".into(),
+                queues: 2,
+            }],
+        },
     ];
     responses.extend(states.map(|state| Response::Stats(stats(state))));
     responses

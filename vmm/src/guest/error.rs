@@ -50,6 +50,9 @@ pub enum GuestError {
     /// A tap cannot be opened.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Its descriptors cannot be copied for another process.
+    #[error("cannot hand the guest's memory and taps to another process")]
+    HandOver(#[source] io::Error),
     /// Interrupts or doorbells cannot be set up.
     #[error(transparent)]
     Interrupt(#[from] InterruptError),
@@ -182,6 +185,7 @@ impl GuestError {
             | Self::Pci(_)
             | Self::Bus(_)
             | Self::Device { .. }
+            | Self::HandOver(_)
             | Self::Vcpu(_) => ErrorCode::Other,
         }
     }

@@ -19,7 +19,9 @@ mod restore;
 mod save;
 mod snapshot;
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +54,18 @@ pub struct Attachments {
     pub console: Option<Console>,
     /// How written pages are reported.
     pub dirty_tracking: DirtyTracking,
+    /// What another process of this host hands over, of a guest that it still runs; with it
+    /// [`Guest::build_waiting`] neither makes memory nor opens taps.
+    pub heirloom: Option<Heirloom>,
+}
+
+/// What makes a guest of one process that of another on the same host without copying a page.
+#[derive(Debug)]
+pub struct Heirloom {
+    /// Its memory file.
+    pub memory: File,
+    /// The queues of its network cards' taps, by the cards' ids.
+    pub taps: Vec<(String, Vec<File>)>,
 }
 
 impl Default for Attachments {
@@ -61,6 +75,7 @@ impl Default for Attachments {
             serial: Box::new(NullSink),
             console: None,
             dirty_tracking: DirtyTracking::default(),
+            heirloom: None,
         }
     }
 }
@@ -269,6 +284,30 @@ impl Guest {
         match self.current() {
             Phase::Paused => self.machine.release_disks(),
             other => Err(wrong_state("give up", other)),
+        }
+    }
+
+    /// Copies of the descriptors that another process of this host needs to take the guest over
+    /// without copying its memory. This process goes on using its own.
+    ///
+    /// # Errors
+    /// [`GuestError::HandOver`] when there are too many open files, [`GuestError::WrongState`] while
+    /// its memory still comes in from a snapshot.
+    pub fn heirloom(&self) -> Result<Heirloom, GuestError> {
+        let _turn = self.turn();
+        let filling = self
+            .lazy()
+            .as_ref()
+            .is_some_and(|fill| !fill.progress().complete.load(Ordering::Acquire));
+        match self.current() {
+            Phase::Running | Phase::Paused if !filling => {
+                self.machine.heirloom().map_err(GuestError::HandOver)
+            }
+            Phase::Running | Phase::Paused => Err(GuestError::WrongState {
+                request: "hand over",
+                is: "still gets its memory from a snapshot",
+            }),
+            other => Err(wrong_state("hand over", other)),
         }
     }
 

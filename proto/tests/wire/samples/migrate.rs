@@ -121,6 +121,7 @@ fn offer(mode: Mode) -> Offer {
         },
         streams: 4,
         retained: (mode == Mode::Hybrid).then_some(Epoch::new(3)),
+        local: (mode == Mode::Local).then(|| "/run/godwit/web-1.sock".into()),
     }
 }
 
