@@ -172,7 +172,7 @@ impl Driver {
                 Command::CheckDigests(_) => self.not_offered(Step::CheckDigests),
                 Command::RegisterMissing(_) => self.not_offered(Step::RegisterMissing),
                 Command::RequestPages(_) => self.not_offered(Step::InstallPages),
-                Command::CancelTooLate => {}
+                Command::CancelTooLate | Command::MemoryWhole => {}
             }
         }
     }
