@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::migrate::{
-    FromSource, FromTarget, MAX_STREAMS, Offer, PageRun, ResumeTimes, SwitchKind,
+    FromSource, FromTarget, MAX_STREAMS, Mode, Offer, PageRun, ResumeTimes, SwitchKind,
 };
 
 use super::absent::Absent;
@@ -290,10 +290,11 @@ impl Receiving {
             Event::Control(FromSource::Switch { kind }) => {
                 let fits = match kind {
                     SwitchKind::LastRound(round) => round == self.open.round,
-                    SwitchKind::PostCopy | SwitchKind::Local => self.open.is_untouched(),
+                    SwitchKind::PostCopy => self.open.is_untouched(),
+                    SwitchKind::Local => self.offer.mode == Mode::Local && self.open.is_untouched(),
                 };
                 if !fits {
-                    return core.protocol(Some(self.offer), "a switch in the middle of a round");
+                    return core.protocol(Some(self.offer), "a switch that does not fit");
                 }
                 return Phase::Switching(Switching::new(self.offer, kind, self.open, core));
             }

@@ -75,6 +75,8 @@ enum Migration {
         cancel: watch::Sender<bool>,
         shown: watch::Receiver<Option<Progress>>,
     },
+    /// It came from elsewhere, and its memory is not all here.
+    Arriving,
     /// It runs elsewhere, or may: it never runs here again.
     GivenAway,
 }
@@ -87,6 +89,10 @@ impl Migration {
             Self::UnderWay { .. } => (
                 "the guest is being moved",
                 "wait for the end of the migration, or cancel it",
+            ),
+            Self::Arriving => (
+                "the guest has just come here, and its memory still follows",
+                "wait until it is here",
             ),
             Self::GivenAway => (
                 "the guest was given away and may run at the target",
@@ -171,9 +177,23 @@ impl Machine {
             let (ends, attachments) =
                 Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
             let guest = Guest::build_waiting(spec, attachments).map_err(|error| error.coded())?;
+            *self.migration() = Migration::Arriving;
             Ok((guest, ends))
         })?;
         Ok(self.lease()?.present().guest.clone())
+    }
+
+    /// The guest that came from elsewhere has all its memory.
+    pub fn has_arrived(&self) {
+        let mut migration = self.migration();
+        if let Migration::Arriving = *migration {
+            *migration = Migration::None;
+        }
+    }
+
+    /// Ends the guest, which runs without memory that will never be here.
+    pub fn lose_memory(&self, error: &CodedError) {
+        self.end(ExitReason::Failed(error.clone()));
     }
 
     /// Moves the guest to where `request` says. The receipt tells what became of it; when the guest is
@@ -220,7 +240,7 @@ impl Machine {
     pub fn migration_progress(&self) -> Option<Progress> {
         match &*self.migration() {
             Migration::UnderWay { shown, .. } => shown.borrow().clone(),
-            Migration::None | Migration::GivenAway => None,
+            Migration::None | Migration::Arriving | Migration::GivenAway => None,
         }
     }
 
@@ -356,6 +376,11 @@ impl Machine {
             self.cancel_migration();
             present.consoles.leave();
             present.guest.interrupt();
+            if matches!(*self.migration(), Migration::Arriving) {
+                // A device may wait for memory: it goes with the process, not with zeros.
+                present.guest.abandon();
+                std::mem::forget(present.clone());
+            }
             let (inner, late) = self
                 .returned
                 .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)
@@ -512,9 +537,14 @@ impl Machine {
         Err(CodedError::new(ErrorCode::WrongState, message).with_fix(fix))
     }
 
-    /// Cancels a migration and waits until it is over: a guest that resets starts over here.
+    /// Cancels a migration and waits until it is over: a guest that resets starts over here. One whose
+    /// memory still follows waits for that.
     fn end_migration(&self) {
-        while matches!(*self.migration(), Migration::UnderWay { .. }) {
+        while matches!(
+            *self.migration(),
+            Migration::UnderWay { .. } | Migration::Arriving
+        ) && self.exit_reason().is_none()
+        {
             self.cancel_migration();
             thread::sleep(Duration::from_millis(5));
         }
