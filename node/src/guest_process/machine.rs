@@ -24,6 +24,7 @@ use std::time::Duration;
 use godwit_migration::report::{Outcome, Progress, Receipt};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
+use godwit_proto::migrate::Mode;
 use godwit_proto::process::{
     ConsoleKind, ExitReason, GuestState, MigrateRequest, Request, Response, SnapshotReport,
 };
@@ -79,6 +80,8 @@ enum Migration {
         cancel: watch::Sender<bool>,
         shown: watch::Receiver<Option<Progress>>,
     },
+    /// It came from elsewhere, and its memory is not all here.
+    Arriving,
     /// It runs elsewhere, or may: it never runs here again.
     GivenAway,
 }
@@ -91,6 +94,10 @@ impl Migration {
             Self::UnderWay { .. } => (
                 "the guest is being moved",
                 "wait for the end of the migration, or cancel it",
+            ),
+            Self::Arriving => (
+                "the guest has just come here, and its memory still follows",
+                "wait until it is here",
             ),
             Self::GivenAway => (
                 "the guest was given away and may run at the target",
@@ -184,9 +191,23 @@ impl Machine {
                 ..attachments
             };
             let guest = Guest::build_waiting(spec, attachments).map_err(|error| error.coded())?;
+            *self.migration() = Migration::Arriving;
             Ok((guest, ends))
         })?;
         Ok(self.lease()?.present().guest.clone())
+    }
+
+    /// The guest that came from elsewhere has all its memory.
+    pub fn has_arrived(&self) {
+        let mut migration = self.migration();
+        if let Migration::Arriving = *migration {
+            *migration = Migration::None;
+        }
+    }
+
+    /// Ends the guest, which runs without memory that will never be here.
+    pub fn lose_memory(&self, error: &CodedError) {
+        self.end(ExitReason::Failed(error.clone()));
     }
 
     /// Moves the guest to where `request` says. The receipt tells what became of it; when the guest is
@@ -205,7 +226,7 @@ impl Machine {
             let mut migration = self.migration();
             migration.refuse()?;
             *migration = Migration::UnderWay {
-                local: request.local.is_some(),
+                local: request.mode == Some(Mode::Local),
                 cancel,
                 shown,
             };
@@ -253,7 +274,7 @@ impl Machine {
     pub fn migration_progress(&self) -> Option<Progress> {
         match &*self.migration() {
             Migration::UnderWay { shown, .. } => shown.borrow().clone(),
-            Migration::None | Migration::GivenAway => None,
+            Migration::None | Migration::Arriving | Migration::GivenAway => None,
         }
     }
 
@@ -390,6 +411,11 @@ impl Machine {
             self.cancel_migration();
             present.consoles.leave();
             present.guest.interrupt();
+            if matches!(*self.migration(), Migration::Arriving) {
+                // A device may wait for memory: it goes with the process, not with zeros.
+                present.guest.abandon();
+                std::mem::forget(present.clone());
+            }
             let (inner, late) = self
                 .returned
                 .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)
@@ -546,9 +572,14 @@ impl Machine {
         Err(CodedError::new(ErrorCode::WrongState, message).with_fix(fix))
     }
 
-    /// Cancels a migration and waits until it is over: a guest that resets starts over here.
+    /// Cancels a migration and waits until it is over: a guest that resets starts over here. One whose
+    /// memory still follows waits for that.
     fn end_migration(&self) {
-        while matches!(*self.migration(), Migration::UnderWay { .. }) {
+        while matches!(
+            *self.migration(),
+            Migration::UnderWay { .. } | Migration::Arriving
+        ) && self.exit_reason().is_none()
+        {
             self.cancel_migration();
             thread::sleep(Duration::from_millis(5));
         }

@@ -21,7 +21,10 @@
 mod request;
 mod response;
 
-pub use request::{ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides, Request};
+pub use request::{
+    Compression, ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides, Request,
+    TimeoutAction,
+};
 pub use response::{
     DeviceStats, ExitReason, GuestState, GuestStats, HandedTap, NamedCounter, Response,
     SnapshotReport, VcpuStats,

@@ -7,10 +7,11 @@ use godwit_proto::frame::{self, Frame, FrameError, FrameKind};
 use godwit_proto::guest::{
     BootSpec, DiskSpec, GuestSpec, HugePages, Kernel, MemorySpec, NetSpec, SerialSpec,
 };
+use godwit_proto::migrate::Mode;
 use godwit_proto::process::{
-    ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats, HandedTap,
-    MigrateRequest, NamedCounter, NetOverride, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request,
-    Response, SnapshotReport, VERSIONS, VcpuStats,
+    Compression, ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats,
+    HandedTap, MigrateRequest, NamedCounter, NetOverride, Overrides, REQUEST_LIMITS,
+    RESPONSE_LIMITS, Request, Response, SnapshotReport, TimeoutAction, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
 use godwit_proto::state::block::BlockState;
@@ -282,6 +283,14 @@ pub(crate) fn requests() -> Vec<Request> {
             local: Some("/run/godwit/web-1.sock".into()),
             bandwidth_cap: Some(125_000_000),
             streams: Some(4),
+            mode: Some(Mode::Hybrid),
+            timeout_action: Some(TimeoutAction::PostCopy),
+            throttle_start: Some(20),
+            throttle_step: Some(10),
+            throttle_max: Some(90),
+            compression: Some(Compression::Level(-3)),
+            verify: true,
+            recovery_window_ms: Some(60_000),
             asked_by: "alice".into(),
             why: "maintenance".into(),
         }),

@@ -70,7 +70,10 @@ pub(super) fn samples() -> Vec<Sample> {
         FromSource::Pong { nonce: 6 },
     ]);
     let target = [
-        FromTarget::Accept(Accept { retained: true }),
+        FromTarget::Accept(Accept {
+            retained: true,
+            post_copy: true,
+        }),
         FromTarget::Refuse(vec![coded_error(), coded_error()]),
         FromTarget::RoundAck { round: 2 },
         FromTarget::Ready,
