@@ -31,8 +31,12 @@ use godwit_proto::migrate::Offer;
 
 use crate::page::DigestSeed;
 
-/// The seed of a migration's digests: of its id, which is random and which no guest learns.
+/// The seed of a migration's digests: of its id, which is random and which no guest learns, or the one that
+/// the source has used since the guest came to it (MIG-79).
 fn digest_seed(offer: &Offer) -> DigestSeed {
+    if let Some(retained) = &offer.retained {
+        return DigestSeed(retained.digest_seed);
+    }
     let id = offer.migration.as_bytes();
     let half = |from: usize| {
         u64::from_le_bytes(id[from..from + 8].try_into().expect("an id has 16 bytes"))

@@ -34,6 +34,8 @@ pub struct SourceGuest {
     pub log: Arc<dyn DirtyLog>,
     /// The guest itself.
     pub guest: Arc<dyn Pausable>,
+    /// What the target had of it when the guest came from there, if the offer says that it came.
+    pub had: Option<Arc<DigestTable>>,
     /// Takes this part of their time from its vCPUs, percent.
     pub throttle: Arc<dyn Fn(u8) -> Result<(), PortError> + Send + Sync>,
 }
@@ -77,10 +79,13 @@ pub async fn migrate(
 ) -> Receipt {
     let begin = Instant::now();
     let (sender, mut inbox) = mpsc::unbounded_channel();
-    let digests = DigestTable::new(offer.pages, digest_seed(&offer));
+    let digests = guest
+        .had
+        .clone()
+        .unwrap_or_else(|| Arc::new(DigestTable::new(offer.pages, digest_seed(&offer))));
     let mut driver = Driver {
         pages: offer.pages,
-        sent: Arc::new(SentPages::new(Arc::new(digests), DEFAULT_COPIES_BYTES)),
+        sent: Arc::new(SentPages::new(digests, DEFAULT_COPIES_BYTES)),
         compression: match options.compression {
             options::Compression::Auto => Compression::Auto,
             options::Compression::Off => Compression::Off,
@@ -197,9 +202,15 @@ impl Driver {
     fn take(&mut self, happening: Happening) -> Option<Event> {
         match happening {
             Happening::Event(event) => Some(event),
-            Happening::FromLink(number, event) => {
-                (number == self.number && self.live.is_some()).then_some(event)
+            Happening::FromLink(number, event) if number == self.number && self.live.is_some() => {
+                if let Event::Control(FromTarget::Accept(accept)) = &event
+                    && !accept.retained
+                {
+                    self.sent.digests().forget(0, self.pages);
+                }
+                Some(event)
             }
+            Happening::FromLink(..) => None,
             Happening::Link(link) => {
                 self.connect(*link);
                 Some(Event::LinkRestored)

@@ -26,8 +26,10 @@ use crate::transport::{
 /// A guest that was built for an offer and waits for its memory and state.
 #[derive(Clone)]
 pub struct Prepared {
-    /// Its memory, all zero.
+    /// Its memory: all zero, or as it was at the end of the migration that the offer tells of.
     pub memory: Arc<dyn GuestMemory>,
+    /// Whether it is the latter.
+    pub retained: bool,
     /// The guest.
     pub guest: Arc<dyn Pausable>,
     /// Lets its memory follow it; `None` when this host cannot.
@@ -43,8 +45,9 @@ pub trait TargetHost: Send + Sync + 'static {
     fn prepare(&self, offer: &Offer) -> Result<Prepared, Vec<CodedError>>;
     /// The guest runs here now: tells its networks.
     fn announce(&self);
-    /// All memory is here: nothing waits for it any more, and the guest may be moved on.
-    fn memory_whole(&self);
+    /// All memory is here: nothing waits for it any more, and the guest may be moved on. `arrived` is
+    /// what the source had, and has if it keeps it.
+    fn memory_whole(&self, arrived: &Arc<DigestTable>);
     /// Memory that the running guest needs will never be here: it must not go on.
     fn memory_lost(&self, error: &CodedError);
     /// Takes the guest apart; it never ran.
@@ -169,7 +172,7 @@ impl Driver {
             Happening::Prepared(prepared, destination) => {
                 let accept = Accept {
                     post_copy: prepared.following.is_some(),
-                    ..Accept::default()
+                    retained: prepared.retained,
                 };
                 self.prepared = Some((prepared, destination));
                 self.read_pages();
@@ -229,7 +232,11 @@ impl Driver {
                     {
                         tracing::error!(%error, "the host failed over the guest's networks");
                     }
-                    self.with_host(<dyn TargetHost>::memory_whole).await;
+                    if let Some((_, destination)) = &self.prepared {
+                        let arrived = destination.digests.clone();
+                        self.with_host(move |host| host.memory_whole(&arrived))
+                            .await;
+                    }
                 }
                 Command::Finish(outcome) => {
                     if let Outcome::PagesLost { error, .. } = &outcome {
@@ -329,6 +336,12 @@ impl Driver {
             let happening = match host.prepare(&offer) {
                 Ok(prepared) if prepared.memory.pages() == offer.pages => {
                     let digests = DigestTable::new(offer.pages, digest_seed(&offer));
+                    if prepared.retained
+                        && let Err(error) = verify::note(&*prepared.memory, &digests)
+                    {
+                        // The guest comes all the same; its next way back is a long one.
+                        tracing::info!(%error, "what is kept of the guest cannot be read");
+                    }
                     let destination = Destination::new(prepared.memory.clone(), digests);
                     Happening::Prepared(prepared, destination)
                 }

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use godwit_migration::driver::{self, Prepared, TargetHost};
 use godwit_migration::fault::Faults;
+use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
 use godwit_migration::target::{Limits, Outcome};
 use godwit_migration::transport::{Invitation, Receiver, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::{GuestSpec, SerialSpec};
+use godwit_proto::id::MigrationId;
 use godwit_proto::migrate::{Mode, Offer, VERSIONS};
 use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
@@ -22,8 +24,9 @@ use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::post_copy;
 use godwit_vmm::memory::ram::MAX_BYTES;
 
-use super::{FollowingPort, GuestPort, MemoryPort, runtime};
+use super::{Arrived, FollowingPort, GuestPort, MemoryPort, runtime};
 use crate::guest_process::client::Client;
+use crate::guest_process::keeper;
 use crate::guest_process::machine::Machine;
 
 /// What is different about the guest on this host.
@@ -91,6 +94,7 @@ pub fn receive_guest(
         machine: machine.clone(),
         here,
         guest: Mutex::new(None),
+        by: Mutex::new(None),
         teller: teller.clone(),
     });
     let take_over = move || {
@@ -134,6 +138,8 @@ struct Host {
     machine: Arc<Machine>,
     here: Here,
     guest: Mutex<Option<Arc<Guest>>>,
+    /// The migration by which it comes.
+    by: Mutex<Option<MigrationId>>,
     teller: mpsc::Sender<Told>,
 }
 
@@ -184,21 +190,47 @@ impl Host {
     }
 
     /// The memory and taps of a guest of another process of this host.
-    fn heirloom(offer: &Offer) -> Result<Option<Heirloom>, CodedError> {
-        let socket = match (offer.mode, &offer.local) {
-            (Mode::Local, Some(socket)) => socket,
-            (Mode::Local, None) => {
-                let text = "a guest that moves within this host comes without a socket";
-                return Err(CodedError::new(ErrorCode::PeerProtocol, text));
-            }
-            _ => return Ok(None),
-        };
+    fn hand_over(socket: &str) -> Result<Heirloom, CodedError> {
         let client = Client::connect(Path::new(socket)).map_err(|error| {
             error.coded().with_fix(
                 "a guest moves in mode local only within a host, and between processes of one user",
             )
         })?;
-        client.take_over().map(Some).map_err(|error| error.coded())
+        match client.take_over() {
+            Ok((heirloom, None)) => Ok(heirloom),
+            Ok((_, Some(_))) => Err(CodedError::new(
+                ErrorCode::PeerProtocol,
+                "the guest is not in the process that its offer names",
+            )),
+            Err(error) => Err(error.coded()),
+        }
+    }
+
+    /// The memory that the guest left here by `migration`, if it is still kept.
+    fn kept_memory(migration: MigrationId) -> Option<Heirloom> {
+        let socket = keeper::socket_of(migration).ok()?;
+        let taken = Client::connect(&socket).and_then(Client::take_over);
+        match taken {
+            Ok((heirloom, left_by)) => (left_by == Some(migration)).then_some(heirloom),
+            Err(error) => {
+                tracing::debug!(%error, "the guest's memory is not kept here");
+                None
+            }
+        }
+    }
+
+    /// What there is of the guest on this host.
+    fn heirloom(offer: &Offer) -> Result<Option<Heirloom>, CodedError> {
+        match (offer.mode, &offer.local) {
+            (Mode::Local, Some(socket)) => Self::hand_over(socket).map(Some),
+            (Mode::Local, None) => {
+                let text = "a guest that moves within this host comes without a socket";
+                Err(CodedError::new(ErrorCode::PeerProtocol, text))
+            }
+            _ => Ok(offer
+                .retained
+                .and_then(|retained| Self::kept_memory(retained.migration))),
+        }
     }
 
     fn take_guest(&self) -> Option<Arc<Guest>> {
@@ -222,18 +254,22 @@ impl TargetHost for Host {
         if let Err(error) = Self::check_cpu(offer) {
             reasons.push(error);
         }
+        let mut retained = false;
         let built = match self.spec(offer) {
             Err(error) => Err(error),
             // Nothing is built for a guest that cannot run here.
             Ok(_) if !reasons.is_empty() => return Err(reasons),
-            Ok(spec) => Self::heirloom(offer)
-                .and_then(|heirloom| self.machine.create_waiting(&spec, heirloom)),
+            Ok(spec) => Self::heirloom(offer).and_then(|heirloom| {
+                retained = heirloom.is_some() && offer.mode != Mode::Local;
+                self.machine.create_waiting(&spec, heirloom)
+            }),
         };
         let guest = built.map_err(|error| {
             reasons.push(error);
             reasons
         })?;
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
+        *self.by.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer.migration);
         let following = post_copy::check().map(|()| {
             let port: Arc<dyn FollowingMemory> = Arc::new(FollowingPort::new(guest.clone()));
             port
@@ -243,6 +279,7 @@ impl TargetHost for Host {
         }
         Ok(Prepared {
             memory: Arc::new(MemoryPort::new(&guest)),
+            retained,
             following: following.ok(),
             guest: Arc::new(GuestPort::new(guest)),
         })
@@ -258,12 +295,16 @@ impl TargetHost for Host {
         }
     }
 
-    fn memory_whole(&self) {
+    fn memory_whole(&self, arrived: &Arc<DigestTable>) {
         let guest = self.take_guest();
         if let Some(guest) = guest {
             guest.memory_arrived();
         }
-        self.machine.has_arrived();
+        let by = *self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        self.machine.has_arrived(by.map(|by| Arrived {
+            by,
+            digests: arrived.clone(),
+        }));
     }
 
     fn memory_lost(&self, error: &CodedError) {
@@ -273,7 +314,7 @@ impl TargetHost for Host {
     fn discard(&self) {
         drop(self.take_guest());
         // It never ran, so nothing waits for its memory.
-        self.machine.has_arrived();
+        self.machine.has_arrived(None);
         let error = CodedError::new(ErrorCode::PeerProtocol, "the guest did not get here");
         self.machine
             .end(godwit_proto::process::ExitReason::Failed(error));

@@ -6,6 +6,7 @@ mod bad_input;
 mod foreground;
 mod migrate;
 mod migrate_local;
+mod migrate_return;
 mod moving;
 mod protocol;
 mod support;

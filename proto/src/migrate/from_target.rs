@@ -62,8 +62,8 @@ pub enum FromTarget {
 /// How the target takes a guest.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accept {
-    /// Whether it still has the pages of [`Offer::retained`](super::Offer::retained), so that pages of
-    /// the same digest need not be sent.
+    /// Whether its memory is that of the guest at the end of [`Offer::retained`](super::Offer::retained),
+    /// so that pages of the same digest need not be sent.
     pub retained: bool,
     /// Whether the guest can run there before its memory is there.
     pub post_copy: bool,

@@ -25,7 +25,7 @@ mod offer;
 
 pub use from_source::{FromSource, PageRun, RoundTotals, RunDigest, SwitchKind};
 pub use from_target::{Accept, FromTarget, ResumeTimes};
-pub use offer::{DigestMode, Mode, Offer, OfferedDevice};
+pub use offer::{DigestMode, Mode, Offer, OfferedDevice, Retained};
 
 pub use crate::message::MessageError;
 

@@ -99,9 +99,7 @@ impl Machine {
         )?;
         let (bytes, huge_pages) = (config.memory_bytes, config.huge_pages);
         let (ram, taps) = match attachments.heirloom {
-            Some(Heirloom { memory, taps }) => {
-                (GuestRam::adopt(memory, bytes, huge_pages)?, Some(taps))
-            }
+            Some(Heirloom { memory, taps }) => (GuestRam::adopt(memory, bytes, huge_pages)?, taps),
             None => (GuestRam::allocate(bytes, huge_pages)?, None),
         };
         let ram = Arc::new(ram);
@@ -320,11 +318,10 @@ impl Machine {
     /// Copies of the descriptors that make up the guest: its memory and its taps.
     pub(super) fn heirloom(&self) -> io::Result<Heirloom> {
         let taps = self.counters.nets.iter();
+        let taps = taps.map(|(id, card)| Ok((id.clone(), card.tap_files()?)));
         Ok(Heirloom {
             memory: self.ram.file().try_clone()?,
-            taps: taps
-                .map(|(id, card)| Ok((id.clone(), card.tap_files()?)))
-                .collect::<io::Result<_>>()?,
+            taps: Some(taps.collect::<io::Result<_>>()?),
         })
     }
 

@@ -58,8 +58,8 @@ pub struct Attachments {
     pub console: Option<Console>,
     /// How written pages are reported.
     pub dirty_tracking: DirtyTracking,
-    /// What another process of this host hands over, of a guest that it still runs; with it
-    /// [`Guest::build_waiting`] neither makes memory nor opens taps.
+    /// What another process of this host hands over: with it [`Guest::build_waiting`] does not make
+    /// what is in it.
     pub heirloom: Option<Heirloom>,
 }
 
@@ -68,8 +68,8 @@ pub struct Attachments {
 pub struct Heirloom {
     /// Its memory file.
     pub memory: File,
-    /// The queues of its network cards' taps, by the cards' ids.
-    pub taps: Vec<(String, Vec<File>)>,
+    /// The queues of its network cards' taps, by the cards' ids; `None` when taps are to be opened.
+    pub taps: Option<Vec<(String, Vec<File>)>>,
 }
 
 impl Default for Attachments {

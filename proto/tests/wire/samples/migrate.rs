@@ -4,7 +4,7 @@ use godwit_proto::frame;
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
 use godwit_proto::migrate::{
     Accept, DigestMode, FromSource, FromTarget, LIMITS, Mode, Offer, OfferedDevice, PageRun,
-    ResumeTimes, RoundTotals, RunDigest, SwitchKind,
+    ResumeTimes, Retained, RoundTotals, RunDigest, SwitchKind,
 };
 use godwit_proto::record::Record;
 
@@ -123,7 +123,10 @@ fn offer(mode: Mode) -> Offer {
             DigestMode::Off
         },
         streams: 4,
-        retained: (mode == Mode::Hybrid).then_some(Epoch::new(3)),
+        retained: (mode == Mode::Hybrid).then_some(Retained {
+            migration: MigrationId::from_bytes([3; 16]),
+            digest_seed: 5,
+        }),
         local: (mode == Mode::Local).then(|| "/run/godwit/web-1.sock".into()),
     }
 }
