@@ -37,6 +37,7 @@ use crate::config::GuestConfig;
 use crate::devices::serial::Serial;
 use crate::devices::terminal::{NullSink, Sink};
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::net::NetHandle;
 use crate::memory::lazy::LazyFill;
 use crate::memory::post_copy::{Arrival, PostCopy};
 use crate::memory::{DirtyLog, GuestRam};
@@ -93,6 +94,9 @@ pub struct RestoreOptions {
     pub overrides: Overrides,
 }
 
+/// How often [`Guest::first_frame`] looks.
+const FIRST_FRAME_POLL: Duration = Duration::from_millis(2);
+
 /// What the guest does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -132,6 +136,8 @@ pub struct Guest {
     inbox: Inbox,
     signals: Signals,
     started: Mutex<Option<Instant>>,
+    /// When it was last let run.
+    resumed: Mutex<Option<Instant>>,
     /// Slows vCPUs down; made when first asked for.
     throttle: Mutex<Option<Throttle>>,
     state_restore: OnceLock<Duration>,
@@ -247,6 +253,7 @@ impl Guest {
             inbox,
             signals,
             started: Mutex::new(None),
+            resumed: Mutex::new(None),
             throttle: Mutex::new(None),
             state_restore: OnceLock::new(),
         })
@@ -298,10 +305,12 @@ impl Guest {
             vcpu.run()?;
         }
         *self.phase() = Phase::Running;
+        let now = Instant::now();
+        *self.resumed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         self.started
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(Instant::now);
+            .get_or_insert(now);
         Ok(())
     }
 
@@ -471,12 +480,36 @@ impl Guest {
         &self.machine.ram
     }
 
-    /// Has every network card announce itself on its network, as after a move.
+    /// Has every network card announce itself on its network, as after a move; some times, the first
+    /// now.
     ///
     /// # Errors
-    /// [`GuestError::Pci`].
+    /// [`GuestError::Device`] when it is announced this once only.
     pub fn announce(&self) -> Result<(), GuestError> {
         self.machine.announce()
+    }
+
+    /// How long after it was last resumed its first frame left on any network card. Waits for one
+    /// for at most `patience`, and not at all while no driver uses a card.
+    pub fn first_frame(&self, patience: Duration) -> Option<Duration> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let resumed = *self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = self
+                .machine
+                .cards()
+                .filter_map(NetHandle::first_frame)
+                .min();
+            if let (Some(resumed), Some(first)) = (resumed, first) {
+                return Some(first.saturating_duration_since(resumed));
+            }
+            let may_send = self.machine.cards().any(NetHandle::is_active);
+            if !may_send || Instant::now() >= deadline {
+                return None;
+            }
+            // The moment is noted when it happens, not when it is looked for.
+            std::thread::sleep(FIRST_FRAME_POLL);
+        }
     }
 
     /// Lets vCPU `index` sleep `percent` of its time, 0 to [`crate::vcpu::MAX_PERCENT`], so that it
