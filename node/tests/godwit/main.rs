@@ -8,5 +8,6 @@ mod migrate;
 mod migrate_local;
 mod moving;
 mod protocol;
+mod reach;
 mod support;
 mod terminal;

@@ -17,6 +17,7 @@
 
 mod error;
 mod event;
+mod first_frame;
 mod machine;
 mod restore;
 mod save;
@@ -37,7 +38,6 @@ use crate::config::GuestConfig;
 use crate::devices::serial::Serial;
 use crate::devices::terminal::{NullSink, Sink};
 use crate::devices::virtio::console::Console;
-use crate::devices::virtio::net::NetHandle;
 use crate::memory::lazy::LazyFill;
 use crate::memory::post_copy::{Arrival, PostCopy};
 use crate::memory::{DirtyLog, GuestRam};
@@ -45,6 +45,7 @@ use crate::vcpu::Throttle;
 
 pub use error::GuestError;
 pub use event::GuestEvent;
+pub use first_frame::FirstFrameWatch;
 pub use machine::DirtyTracking;
 pub use restore::snapshot_spec;
 
@@ -93,9 +94,6 @@ pub struct RestoreOptions {
     /// What is different here.
     pub overrides: Overrides,
 }
-
-/// How often [`Guest::first_frame`] looks.
-const FIRST_FRAME_POLL: Duration = Duration::from_millis(2);
 
 /// What the guest does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -489,27 +487,10 @@ impl Guest {
         self.machine.announce()
     }
 
-    /// How long after it was last resumed its first frame left on any network card. Waits for one
-    /// for at most `patience`, and not at all while no driver uses a card.
-    pub fn first_frame(&self, patience: Duration) -> Option<Duration> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let resumed = *self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = self
-                .machine
-                .cards()
-                .filter_map(NetHandle::first_frame)
-                .min();
-            if let (Some(resumed), Some(first)) = (resumed, first) {
-                return Some(first.saturating_duration_since(resumed));
-            }
-            let may_send = self.machine.cards().any(NetHandle::is_active);
-            if !may_send || Instant::now() >= deadline {
-                return None;
-            }
-            // The moment is noted when it happens, not when it is looked for.
-            std::thread::sleep(FIRST_FRAME_POLL);
-        }
+    /// Watches for the first frame that it sends on any network card after it was last resumed.
+    pub fn watch_first_frame(&self) -> FirstFrameWatch {
+        let resumed = *self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
+        FirstFrameWatch::new(resumed, self.machine.cards().cloned().collect())
     }
 
     /// Lets vCPU `index` sleep `percent` of its time, 0 to [`crate::vcpu::MAX_PERCENT`], so that it
