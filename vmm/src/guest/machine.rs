@@ -168,6 +168,7 @@ impl Machine {
             pio,
             mmio,
             dirty_log: dirty_log.clone(),
+            vm: vm.clone(),
             msr_indices,
             yield_requested,
             report: Box::new(move |event| report.send(Signal::Vcpu(event))),
@@ -239,21 +240,23 @@ impl Machine {
         self.shared.yield_requested.store(false, Ordering::Release);
         self.ram.clear().map_err(GuestError::Clear)?;
         self.vm.restore_irqchip(&self.power_on.irqchip)?;
-        self.restore_vcpus(self.power_on.vcpus.clone(), &|| false)?;
+        self.restore_vcpus(self.power_on.vcpus.clone(), None, &|| false)?;
         self.boot()
     }
 
-    /// Gives each vCPU a state, all at the same time. Gives up when `hopeless` says so.
+    /// Gives each vCPU a state, all at the same time; saved when kvmclock showed `clock_ns`, or at
+    /// power-on. Gives up when `hopeless` says so.
     pub(super) fn restore_vcpus(
         &self,
         states: Vec<VcpuState>,
+        clock_ns: Option<u64>,
         hopeless: &dyn Fn() -> bool,
     ) -> Result<(), GuestError> {
         let answers: Vec<_> = self
             .vcpus
             .iter()
             .zip(states)
-            .map(|(vcpu, state)| vcpu.restore(state))
+            .map(|(vcpu, state)| vcpu.restore(state, clock_ns))
             .collect::<Result<_, _>>()?;
         for answer in answers {
             answer.wait_done_unless(hopeless)?;
