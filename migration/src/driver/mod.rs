@@ -15,6 +15,7 @@
 mod arrivals;
 mod fault_around;
 mod fault_stream;
+mod first_frame;
 mod pages;
 mod rounds;
 mod source;
@@ -22,7 +23,7 @@ mod target;
 mod verify;
 
 pub use source::{Controls, SourceGuest, Way, migrate};
-pub use target::{Prepared, TargetHost, receive};
+pub use target::{FirstFrame, Prepared, TargetHost, receive};
 
 use std::error::Error;
 

@@ -13,13 +13,13 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use super::fault_stream::FaultStream;
 use super::rounds::Rounds;
-use super::{coded, digest_seed, verify};
+use super::{coded, digest_seed, first_frame, verify};
 use crate::PageSet;
 use crate::fault::Faults;
 use crate::options::{self, Options};
 use crate::page::{Compression, DEFAULT_COPIES_BYTES, DigestTable, SentPages};
 use crate::ports::{DirtyLog, GuestMemory, Pausable, PortError};
-use crate::report::{Progress, Receipt};
+use crate::report::{Outcome, Progress, Receipt};
 use crate::source::{Command, Event, Request, Source, Step};
 use crate::transport::{
     CloseCode, Dialer, FrameReceiver, FrameSender, Peer, SourceLink, TransportError,
@@ -131,8 +131,18 @@ pub async fn migrate(
             driver.carry_out(commands).await;
         }
     }
+    let mut receipt = machine.receipt();
+    if receipt.outcome == Some(Outcome::Completed) {
+        let of_link = |happening| match happening {
+            Happening::FromLink(number, event) if number == driver.number => Some(event),
+            _ => None,
+        };
+        if let Some(after_resume) = first_frame::heard(&mut inbox, of_link).await {
+            receipt.note_first_frame(after_resume);
+        }
+    }
     driver.end().await;
-    machine.receipt()
+    receipt
 }
 
 /// What the driver hears of.

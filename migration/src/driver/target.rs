@@ -12,6 +12,7 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use super::arrivals::{Events, Happening, await_again, listen};
 use super::fault_around::FaultAround;
+use super::first_frame::WATCH;
 use super::pages::{Destination, Reader};
 use super::{coded, digest_seed, verify};
 use crate::PageSet;
@@ -36,6 +37,10 @@ pub struct Prepared {
     pub following: Option<Arc<dyn FollowingMemory>>,
 }
 
+/// Tells how long after it was let run the guest's first frame left. Waits for one for at most so long;
+/// `None` when there is none, at once when the guest uses no network. Holds on to nothing of the guest.
+pub type FirstFrame = Box<dyn FnOnce(Duration) -> Option<Duration> + Send>;
+
 /// What builds guests at the target. Called on threads where it may block.
 pub trait TargetHost: Send + Sync + 'static {
     /// Builds the guest of `offer`, without writing a disk.
@@ -43,8 +48,8 @@ pub trait TargetHost: Send + Sync + 'static {
     /// # Errors
     /// Every reason why not.
     fn prepare(&self, offer: &Offer) -> Result<Prepared, Vec<CodedError>>;
-    /// The guest runs here now: tells its networks.
-    fn announce(&self);
+    /// The guest runs here now: tells its networks. Returns what tells when it was heard on them.
+    fn announce(&self) -> FirstFrame;
     /// All memory is here: nothing waits for it any more, and the guest may be moved on. `arrived` is
     /// what the source had, and has if it keeps it.
     fn memory_whole(&self, arrived: &Arc<DigestTable>);
@@ -84,6 +89,7 @@ pub async fn receive(
         readers: JoinSet::new(),
         prepared: None,
         announcing: None,
+        watching: None,
         ready: false,
         outcome: None,
         faults,
@@ -99,6 +105,7 @@ pub async fn receive(
         };
         driver.take(happening, &mut machine, begin.elapsed()).await;
     }
+    driver.tell_first_frame().await;
     // The source closes the link when it has heard how it ended, or comes again to ask.
     driver.said = Instant::now();
     while let Some(until) = driver.awaits_source(limits.recovery_window) {
@@ -147,7 +154,9 @@ struct Driver {
     said: Instant,
     readers: JoinSet<()>,
     prepared: Option<(Prepared, Destination)>,
-    announcing: Option<JoinHandle<()>>,
+    /// Becomes what watches for the guest's first frame.
+    announcing: Option<JoinHandle<JoinHandle<Option<Duration>>>>,
+    watching: Option<JoinHandle<Option<Duration>>>,
     /// The source was told that it may give the guest up.
     ready: bool,
     outcome: Option<Outcome>,
@@ -217,7 +226,10 @@ impl Driver {
                 }),
                 Command::AnnounceNetwork => {
                     let host = self.host.clone();
-                    self.announcing = Some(spawn_blocking(move || host.announce()));
+                    self.announcing = Some(spawn_blocking(move || {
+                        let first_frame = host.announce();
+                        spawn_blocking(move || first_frame(WATCH))
+                    }));
                 }
                 // There is no control plane yet that the change of owner is committed to.
                 Command::Commit(_) => self.tell(Happening::Event(Event::Committed)),
@@ -227,10 +239,13 @@ impl Driver {
                     self.with_host(<dyn TargetHost>::discard).await;
                 }
                 Command::MemoryWhole => {
-                    if let Some(announcing) = self.announcing.take()
-                        && let Err(error) = announcing.await
-                    {
-                        tracing::error!(%error, "the host failed over the guest's networks");
+                    if let Some(announcing) = self.announcing.take() {
+                        match announcing.await {
+                            Ok(watching) => self.watching = Some(watching),
+                            Err(error) => {
+                                tracing::error!(%error, "the host failed over the guest's networks");
+                            }
+                        }
                     }
                     if let Some((_, destination)) = &self.prepared {
                         let arrived = destination.digests.clone();
@@ -257,6 +272,17 @@ impl Driver {
                 Command::RequestPages(run) => self.request(run).await,
                 Command::CancelTooLate => {}
             }
+        }
+    }
+
+    /// The last word of a migration that completed (MIG-39).
+    async fn tell_first_frame(&mut self) {
+        if self.outcome == Some(Outcome::Completed)
+            && let Some(watching) = self.watching.take()
+            && let Ok(first) = watching.await
+        {
+            let after_resume_ns = first.map(|time| time.as_nanos() as u64);
+            self.say(&FromTarget::FirstFrame { after_resume_ns }).await;
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, Prepared, TargetHost};
+use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost};
 use godwit_migration::fault::Faults;
 use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
@@ -285,14 +285,17 @@ impl TargetHost for Host {
         })
     }
 
-    fn announce(&self) {
+    fn announce(&self) -> FirstFrame {
         // Nobody listens to the second.
         let _ = self.teller.send(Told::Runs);
-        if let Some(guest) = self.guest()
-            && let Err(error) = guest.announce()
-        {
+        let Some(guest) = self.guest() else {
+            return Box::new(|_| None);
+        };
+        if let Err(error) = guest.announce() {
             tracing::warn!(%error, "the guest's networks were not told of its move");
         }
+        let watch = guest.watch_first_frame();
+        Box::new(move |patience| watch.wait(patience))
     }
 
     fn memory_whole(&self, arrived: &Arc<DigestTable>) {

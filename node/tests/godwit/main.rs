@@ -9,5 +9,6 @@ mod migrate_local;
 mod migrate_return;
 mod moving;
 mod protocol;
+mod reach;
 mod support;
 mod terminal;

@@ -57,6 +57,12 @@ pub enum FromTarget {
         /// From the ping.
         nonce: u64,
     },
+    /// After [`FromTarget::Complete`], the last word: when the guest was heard on its network again.
+    FirstFrame {
+        /// From the running guest to the first frame that it sent, nanoseconds by the target's clock;
+        /// `None` when it uses no network, or sent none while the target watched, about 1 s.
+        after_resume_ns: Option<u64>,
+    },
 }
 
 /// How the target takes a guest.

@@ -14,6 +14,7 @@
 //!   Relinquish ------------------------------------->  the source never runs this epoch again
 //!   <-------------------------------------- Resumed    ... post-copy: PageRequest, pages, PushDone
 //!   <------------------------------------- Complete    committed; the source frees memory
+//!   <----------------------------------- FirstFrame    for the receipt; nothing depends on it
 //! ```
 //!
 //! Each direction is a type of its own, so that neither side can be made to act on its own words.

@@ -96,6 +96,12 @@ pub(super) fn samples() -> Vec<Sample> {
         FromTarget::Cancel,
         FromTarget::Ping { nonce: 5 },
         FromTarget::Pong { nonce: 6 },
+        FromTarget::FirstFrame {
+            after_resume_ns: Some(2_500_000),
+        },
+        FromTarget::FirstFrame {
+            after_resume_ns: None,
+        },
     ];
     let source = source.into_iter().map(from_source);
     source.chain(target.into_iter().map(from_target)).collect()
@@ -200,5 +206,11 @@ fn target_name(message: &FromTarget) -> &'static str {
         FromTarget::Cancel => "cancel",
         FromTarget::Ping { .. } => "ping",
         FromTarget::Pong { .. } => "pong",
+        FromTarget::FirstFrame {
+            after_resume_ns: Some(_),
+        } => "first-frame",
+        FromTarget::FirstFrame {
+            after_resume_ns: None,
+        } => "first-frame-none",
     }
 }
