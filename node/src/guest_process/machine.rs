@@ -30,7 +30,7 @@ use godwit_proto::process::{
 };
 use godwit_vmm::devices::terminal::InputPump;
 use godwit_vmm::guest::{
-    self, Attachments, Guest, GuestError, GuestEvent, Heirloom, RestoreOptions,
+    self, Attachments, DirtyTracking, Guest, GuestError, GuestEvent, Heirloom, RestoreOptions,
 };
 use godwit_vmm::vcpu::{Crash, CrashCause};
 use tokio::sync::watch;
@@ -50,6 +50,8 @@ pub struct MachineOptions {
     pub end_on_reset: bool,
     /// Clients may attach to its consoles.
     pub attachable: bool,
+    /// How pages that it writes are found while it moves.
+    pub dirty_tracking: DirtyTracking,
 }
 
 /// The one guest of this process.
@@ -151,8 +153,7 @@ impl Machine {
     /// What the VMM says, or that there is a guest already; nothing is left of it then.
     pub fn create(self: &Arc<Self>, spec: &GuestSpec) -> Result<(), CodedError> {
         self.build(|| {
-            let (ends, attachments) =
-                Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+            let (ends, attachments) = self.open_ends(spec)?;
             let guest = Guest::build(spec, attachments).map_err(|error| error.coded())?;
             Ok((guest, ends))
         })
@@ -170,8 +171,7 @@ impl Machine {
         self.build(|| {
             let spec = guest::snapshot_spec(dir, &options.overrides);
             let spec = spec.map_err(|error| error.coded())?;
-            let (ends, attachments) =
-                Ends::open(&spec, self.options.attachable).map_err(|error| error.coded())?;
+            let (ends, attachments) = self.open_ends(&spec)?;
             let guest = Guest::restore(dir, options, attachments);
             Ok((guest.map_err(|error| error.coded())?, ends))
         })
@@ -188,12 +188,8 @@ impl Machine {
         heirloom: Option<Heirloom>,
     ) -> Result<Arc<Guest>, CodedError> {
         self.build(|| {
-            let (ends, attachments) =
-                Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
-            let attachments = Attachments {
-                heirloom,
-                ..attachments
-            };
+            let (ends, mut attachments) = self.open_ends(spec)?;
+            attachments.heirloom = heirloom;
             let guest = Guest::build_waiting(spec, attachments).map_err(|error| error.coded())?;
             *self.migration() = Migration::Arriving;
             Ok((guest, ends))
@@ -461,6 +457,13 @@ impl Machine {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self.inner().slot, Slot::Empty)
+    }
+
+    fn open_ends(&self, spec: &GuestSpec) -> Result<(Ends, Attachments), CodedError> {
+        let (ends, mut attachments) =
+            Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+        attachments.dirty_tracking = self.options.dirty_tracking;
+        Ok((ends, attachments))
     }
 
     fn build(
