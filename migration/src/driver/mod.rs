@@ -22,7 +22,7 @@ mod target;
 mod verify;
 
 pub use source::{Controls, SourceGuest, Way, migrate};
-pub use target::{Prepared, TargetHost, receive};
+pub use target::{Prepared, TargetHost, Watched, receive};
 
 use std::error::Error;
 

@@ -67,6 +67,8 @@ pub struct Machine {
     arrived: Mutex<Option<Arrived>>,
     /// Raised when the end is complete.
     ended: Flag,
+    /// Whether it has begun.
+    ending: watch::Sender<bool>,
     options: MachineOptions,
 }
 
@@ -143,6 +145,7 @@ impl Machine {
             migration: Mutex::new(Migration::None),
             arrived: Mutex::new(None),
             ended: Flag::new()?,
+            ending: watch::Sender::new(false),
             options,
         }))
     }
@@ -205,6 +208,12 @@ impl Machine {
         if let Migration::Arriving = *migration {
             *migration = Migration::None;
         }
+    }
+
+    /// Turns to `true` when the guest ends.
+    #[must_use]
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
     }
 
     /// Ends the guest, which runs without memory that will never be here.
@@ -426,6 +435,7 @@ impl Machine {
                 present.guest.abandon();
                 std::mem::forget(present.clone());
             }
+            self.ending.send_replace(true);
             let (inner, late) = self
                 .returned
                 .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use godwit_node::guest_process::client::{Client, ClientError};
 use godwit_proto::codes::ErrorCode;
 use godwit_proto::migrate::Mode;
-use godwit_proto::process::MigrateRequest;
+use godwit_proto::process::{ExitReason, MigrateRequest};
 use serde_json::Value;
 
-use crate::moving::{CHECK, assert_healthy, receive, report, request, run, wait_for};
+use crate::moving::{CHECK, assert_healthy, receive, report, request, run, wait_for, with_disk};
 use crate::relay::Relay;
 use crate::support::{Ended, PATIENCE, Running, field, godwit, has_kvm, say_skipped};
 
@@ -185,6 +185,30 @@ fn huge_pages_and_rings_change_nothing_about_it() {
 }
 
 #[test]
+fn huge_pages_of_the_hosts_reserve_follow_whole() {
+    if !has_post_copy() {
+        return;
+    }
+    // For the guest that moves and the one that takes its place.
+    if free_huge_pages() < 2 * 32 {
+        return say_skipped("fewer than 64 free huge pages of 2 MiB (sysctl vm.nr_hugepages)");
+    }
+    moves_in_all_modes(
+        &["--memory", "64M", "--cpus", "2", "--huge-pages", "2m"],
+        "check=8M,rate:5000,verify:50000",
+        "dirty=24M,pattern:zipf,rate:12000,entropy:100",
+    );
+}
+
+fn free_huge_pages() -> u64 {
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("HugePages_Free:"));
+    free.map_or(0, |number| number.trim().parse().unwrap())
+}
+
+#[test]
 #[ignore = "minutes: every pattern, 1 and 4 vCPUs, up to 1 GiB, with huge pages and rings"]
 fn a_guest_is_moved_in_every_mode_long_form() {
     if !has_post_copy() {
@@ -211,6 +235,38 @@ fn a_guest_is_moved_in_every_mode_long_form() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_disk_is_written_through_memory_that_is_not_there_yet_and_no_write_is_lost_or_repeated() {
+    if !has_post_copy() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let cmdline =
+        "heartbeat=20 every=50 blk=size:8M,flush:7 check=32M,rate:20000,verify:50000 regs";
+    let mut guest = with_disk(dir, "0.sock", cmdline);
+    assert_eq!(report(&mut guest, "blk writes=", "lost"), 0);
+    assert_healthy(&mut guest);
+    for (turn, mode) in ["post-copy", "hybrid", "post-copy"].into_iter().enumerate() {
+        let next = format!("{}.sock", turn + 1);
+        let (target, to, token) = receive(dir, &format!("token{turn}"), &["--socket", &next]);
+        // A second and more in which requests of the disk need pages that are missing.
+        let options = ["--mode", mode, "--bandwidth=24M", "--downtime-limit=1"];
+        let here = format!("{turn}.sock");
+        let (moved, receipt) = migrate(dir, &here, &to, &token, &options);
+        assert_eq!(moved.code, Some(0), "{mode}: {}", moved.stderr);
+        assert!(phases(&receipt).contains(&"post-copy"), "{receipt}");
+        guest = target;
+        for _ in 0..3 {
+            let line = guest.line("blk writes=");
+            for counter in ["lost", "repeated", "errors"] {
+                assert_eq!(field(&line, counter), 0, "{mode}: {line}");
+            }
+        }
+        assert_healthy(&mut guest);
     }
 }
 
@@ -390,4 +446,25 @@ fn a_guest_whose_memory_still_follows_is_not_changed_nor_moved_on() {
     client.pause().unwrap();
     client.resume().unwrap();
     assert_healthy(&mut target);
+}
+
+#[test]
+fn a_guest_that_ends_while_its_memory_follows_is_not_held_up_and_its_source_goes() {
+    if !has_post_copy() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut source = run(dir, "a.sock", "2", CHECK);
+    assert_healthy(&mut source);
+    let (mut target, to, token) = receive(dir, "token", &["--socket", "b.sock"]);
+    let moving = mover(dir, "a.sock", slow_post_copy(&to, &token, 2 << 20));
+    await_post_copy(dir, "a.sock");
+    target.line("heartbeat ");
+    let client = Client::connect(&dir.join("b.sock")).unwrap();
+    assert_eq!(client.stop().unwrap(), ExitReason::Stopped);
+    assert_eq!(target.end().code, Some(0));
+    let (moved, receipt) = moving.join().unwrap().unwrap();
+    assert!(moved, "{receipt}");
+    assert_eq!(source.end().code, Some(0));
 }
