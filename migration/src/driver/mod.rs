@@ -23,7 +23,7 @@ mod target;
 mod verify;
 
 pub use source::{Controls, SourceGuest, Way, migrate};
-pub use target::{FirstFrame, Prepared, TargetHost, receive};
+pub use target::{FirstFrame, Prepared, TargetHost, Watched, receive};
 
 use std::error::Error;
 

@@ -77,11 +77,16 @@ impl Receive {
             patience: Duration::from_secs(self.patience),
             recovery_window: self.recovery_window.map(Duration::from_secs),
         };
-        self.foreground.execute(|machine| {
-            migrate::receive_guest(machine, door, here, |address, token| {
-                self.invite(address, token);
-            })
-        })
+        let mut rest = None;
+        let code = self.foreground.execute(|machine| {
+            let invite = |address, token: &str| self.invite(address, token);
+            rest = Some(migrate::receive_guest(machine, door, here, invite)?);
+            Ok(())
+        });
+        if let Some(rest) = rest {
+            rest.settle();
+        }
+        code
     }
 
     /// Tells how a guest is moved here: on stderr, for stdout is the guest's.

@@ -66,6 +66,7 @@ impl Vmm {
         let machine = Machine::new(MachineOptions {
             end_on_reset: self.no_reboot,
             attachable: true,
+            ..MachineOptions::default()
         })
         .map_err(failed)?;
         let socket = Socket::bind(&self.socket).map_err(|error| error.coded())?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost};
+use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost, Watched};
 use godwit_migration::fault::Faults;
 use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
@@ -51,6 +51,20 @@ pub struct Door {
     pub recovery_window: Option<Duration>,
 }
 
+/// What is left of a migration whose guest runs here.
+pub struct Rest(mpsc::Receiver<Told>);
+
+impl Rest {
+    /// How long a source is waited for that has not heard how it ended.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// To be called before the process ends: the source may not know yet that it can go.
+    pub fn settle(self) {
+        // Nothing is told any more when it is over.
+        let _ = self.0.recv_timeout(Self::PATIENCE);
+    }
+}
+
 /// What the thread that takes a guest over tells.
 enum Told {
     /// It runs here; its memory may still follow.
@@ -69,7 +83,7 @@ pub fn receive_guest(
     door: Door,
     here: Here,
     invite: impl FnOnce(SocketAddr, &str),
-) -> Result<(), CodedError> {
+) -> Result<Rest, CodedError> {
     let failed =
         |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::PeerProtocol, error);
     let usual = Limits::new(MAX_BYTES / 4096);
@@ -97,14 +111,18 @@ pub fn receive_guest(
         by: Mutex::new(None),
         teller: teller.clone(),
     });
+    let watched = Watched {
+        ended: machine.ending(),
+        faults: Faults::default(),
+    };
     let take_over = move || {
         let ended = runtime.block_on(async {
             let link = receiver.accept(door.patience).await;
             let link =
                 link.map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
-            Ok(driver::receive(link, receiver, host, limits, Faults::default()).await)
+            Ok(driver::receive(link, receiver, host, limits, watched).await)
         });
-        // Nobody listens when the guest runs.
+        // Nobody may listen.
         let _ = teller.send(Told::Ended(ended));
         // A thread may wait for memory that does not come.
         runtime.shutdown_background();
@@ -114,7 +132,7 @@ pub fn receive_guest(
         .spawn(take_over)
         .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
     match told.recv() {
-        Ok(Told::Runs | Told::Ended(Ok(Outcome::Completed))) => Ok(()),
+        Ok(Told::Runs | Told::Ended(Ok(Outcome::Completed))) => Ok(Rest(told)),
         Ok(Told::Ended(Ok(Outcome::Refused(reasons)))) => Err(all(&reasons)),
         Ok(Told::Ended(Ok(Outcome::NeverRan(error) | Outcome::PagesLost { error, .. }))) => {
             Err(error)
@@ -286,7 +304,7 @@ impl TargetHost for Host {
     }
 
     fn announce(&self) -> FirstFrame {
-        // Nobody listens to the second.
+        // Nobody may listen.
         let _ = self.teller.send(Told::Runs);
         let Some(guest) = self.guest() else {
             return Box::new(|_| None);
@@ -300,7 +318,10 @@ impl TargetHost for Host {
 
     fn memory_whole(&self, arrived: &Arc<DigestTable>) {
         let guest = self.take_guest();
-        if let Some(guest) = guest {
+        // A guest that has ended may lack memory, and its devices may not go on with zeros.
+        if let Some(guest) = guest
+            && self.machine.exit_reason().is_none()
+        {
             guest.memory_arrived();
         }
         let by = *self.by.lock().unwrap_or_else(PoisonError::into_inner);
