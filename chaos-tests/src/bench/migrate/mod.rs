@@ -46,10 +46,7 @@ pub(super) fn measure(bench: &Bench, document: &mut Document) {
 }
 
 /// The tuning with the smallest median (or the largest, for a rate), with its samples.
-fn best(
-    tried: &[(Tuning, Samples)],
-    larger_is_better: bool,
-) -> Option<(&Tuning, &Samples)> {
+fn best(tried: &[(Tuning, Samples)], larger_is_better: bool) -> Option<(&Tuning, &Samples)> {
     let sign = if larger_is_better { -1.0 } else { 1.0 };
     tried
         .iter()
