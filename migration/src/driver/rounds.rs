@@ -102,6 +102,7 @@ impl Rounds {
     ) -> Self {
         let generation = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
+        let sharing = streams.len();
         let streams = streams
             .into_iter()
             .enumerate()
@@ -109,7 +110,7 @@ impl Rounds {
                 let (jobs, inbox) = mpsc::unbounded_channel();
                 let begin = Instant::now();
                 let clock = Box::new(move || begin.elapsed());
-                let codec = CodecChooser::new(compression);
+                let codec = CodecChooser::new(compression).sharing(sharing);
                 let stream = Stream {
                     index,
                     encoder: PageEncoder::new(sent.clone(), codec, clock),

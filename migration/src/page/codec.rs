@@ -41,7 +41,7 @@ const LEVELS: [(i8, f64, f64); 5] = [
     (3, 250e6, 0.32),
 ];
 
-/// Link speed assumed until measured, bytes per second: 10 Gb/s.
+/// Link speed assumed until measured, bytes per second, for all streams together: 10 Gb/s.
 const ASSUMED_LINK: f64 = 1.25e9;
 
 /// The fastest that a link is assumed to be.
@@ -138,6 +138,15 @@ impl CodecChooser {
         };
         chooser.decide();
         chooser
+    }
+
+    /// The same for one of `streams` that share the link: until it is measured, each is assumed to
+    /// have its part of it.
+    #[must_use]
+    pub fn sharing(mut self, streams: usize) -> Self {
+        self.link /= streams.max(1) as f64;
+        self.decide();
+        self
     }
 
     /// The codec in use, tries aside.
@@ -347,6 +356,14 @@ mod tests {
             .filter(|&&codec| codec != choices()[0])
             .count();
         assert!((1..10).contains(&tries), "{tries} tries in 500 blocks");
+    }
+
+    #[test]
+    fn one_of_many_streams_compresses_from_the_start() {
+        let alone = CodecChooser::new(Compression::Auto);
+        assert_eq!(alone.current(), Codec::Raw);
+        assert!(matches!(alone.clone().sharing(4).current(), Codec::Zstd(_)));
+        assert_eq!(alone.sharing(0).current(), Codec::Raw);
     }
 
     #[test]
