@@ -9,7 +9,7 @@ use super::qemu::{Channels, Tuning};
 use super::trip::{Asked, Mover, Trip, once};
 use super::{best, heartbeat};
 
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(130);
 const IDLE_MIB: u64 = 1024;
 /// QEMU's settings that are tried on an idle guest.
 const IDLE_TUNINGS: [Tuning; 4] = [

@@ -10,7 +10,7 @@ use super::qemu::{Channels, Tuning};
 use super::trip::{Asked, Mover, Pair, Trip, once};
 use super::{best, heartbeat};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 const CONTENT_MIB: u64 = 256;
 /// Beside the content: what the guest itself needs.
 const OTHER_MIB: u64 = 64;

@@ -12,7 +12,7 @@ use super::link::{End, Link, Speed};
 use super::qemu::{Channels, Tuning};
 use super::trip::{Asked, Mover, Pair, Trip, once};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 const CONTENT_MIB: u64 = 256;
 const OTHER_MIB: u64 = 64;
 const TUNING: Tuning = Tuning::of(Channels::Multi(2));

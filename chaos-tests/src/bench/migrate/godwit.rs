@@ -88,6 +88,7 @@ impl GodwitProcess {
         let mut command = Command::new(&bench.godwit);
         command
             .args(["migrate", "--json", "--to", address, "--token", token])
+            .args(["--mode", asked.mode.name()])
             .arg("--from")
             .arg(&self.socket);
         if let Some(limit) = asked.downtime_limit_ms {

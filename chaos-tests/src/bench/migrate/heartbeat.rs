@@ -26,6 +26,11 @@ pub(super) fn words() -> String {
     format!("heartbeat={PERIOD_MS} tick={TICK_US}")
 }
 
+/// Whether the guest's `line` is a heartbeat.
+pub(super) fn is_beat(line: &str) -> bool {
+    line.starts_with(LINE)
+}
+
 /// What heartbeats on one side told.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Beats {
@@ -47,7 +52,7 @@ impl Beats {
         while count < BEATS {
             let left = deadline.saturating_duration_since(Instant::now());
             let (at, line) = program.heard("", left)?;
-            if line.starts_with(LINE) {
+            if is_beat(&line) {
                 beats.add(at.saturating_duration_since(epoch), &line)?;
                 count += 1;
             }

@@ -9,6 +9,7 @@ mod blackout;
 mod bytes;
 mod corpus;
 mod cost;
+mod follow;
 mod godwit;
 mod heartbeat;
 mod link;
@@ -23,9 +24,11 @@ use qemu::Tuning;
 type Part = (&'static str, fn(&Bench) -> Result<Vec<Row>, BenchError>);
 
 /// The parts, by name.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 10] = [
     ("idle blackout", blackout::idle),
     ("busy blackout", blackout::half_the_link),
+    ("four times the link", follow::four_times_the_link),
+    ("post-copy faults", follow::faults),
     ("bytes", bytes::contents),
     ("small writes", bytes::small_writes),
     ("return", bytes::there_and_back),

@@ -9,7 +9,7 @@ use super::super::guests::{BenchGuest, QemuMachine};
 use super::super::qmp::Qmp;
 use super::super::{Bench, BenchError, Peer, Program};
 use super::link::{End, Link};
-use super::trip::Asked;
+use super::trip::{Asked, Mode};
 
 const POLL: Duration = Duration::from_millis(3);
 const PORT: u16 = 4444;
@@ -79,10 +79,17 @@ impl Tuning {
         name
     }
 
-    fn capabilities(self) -> Value {
+    fn capabilities(self, mode: Mode) -> Value {
         let multifd = self.channels != Channels::One;
-        let on = |name: &str, state: bool| json!({ "capability": name, "state": state });
-        json!({ "capabilities": [on("multifd", multifd), on("return-path", true)] })
+        let follows = mode != Mode::PreCopy;
+        let states = [
+            ("multifd", multifd),
+            ("return-path", true),
+            ("postcopy-ram", follows),
+            ("postcopy-preempt", follows),
+        ];
+        let states = states.map(|(name, state)| json!({ "capability": name, "state": state }));
+        json!({ "capabilities": states })
     }
 
     fn parameters(self, asked: &Asked) -> Value {
@@ -172,7 +179,7 @@ impl QemuProcess {
     }
 
     fn set(&mut self, tuning: Tuning, asked: &Asked) -> Result<(), BenchError> {
-        let capabilities = tuning.capabilities();
+        let capabilities = tuning.capabilities(asked.mode);
         self.qmp.run("migrate-set-capabilities", &capabilities)?;
         let parameters = tuning.parameters(asked);
         self.qmp.run("migrate-set-parameters", &parameters)?;
@@ -189,9 +196,14 @@ impl QemuProcess {
         self.set(tuning, asked)?;
         let begin = Instant::now();
         self.qmp.run("migrate", &uri())?;
+        let mut follows = asked.mode != Mode::PreCopy;
         loop {
             let info = self.qmp.run("query-migrate", &json!({}))?;
             match info["status"].as_str() {
+                Some("active") if follows && goes_first(asked.mode, &info) => {
+                    self.qmp.run("migrate-start-postcopy", &json!({}))?;
+                    follows = false;
+                }
                 Some("completed") => return Ok((begin.elapsed(), info)),
                 Some("failed" | "cancelled") => {
                     return Err(BenchError::Peer(format!("migrate: {info}")));
@@ -203,6 +215,11 @@ impl QemuProcess {
             }
         }
     }
+}
+
+/// Whether it is time that the guest goes before its memory.
+fn goes_first(mode: Mode, info: &Value) -> bool {
+    mode == Mode::PostCopy || info["ram"]["dirty-sync-count"].as_u64() > Some(1)
 }
 
 fn uri() -> Value {

@@ -11,7 +11,7 @@ use super::qemu::{Channels, Tuning};
 use super::trip::{Asked, Mover, once};
 use super::{best, heartbeat, tls};
 
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(90);
 const CONTENT_MIB: u64 = 768;
 const OTHER_MIB: u64 = 64;
 const TUNINGS: [Tuning; 3] = [

@@ -23,11 +23,36 @@ pub(super) enum Mover<'a> {
     Qemu(&'a Peer, Tuning),
 }
 
+/// What goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// All memory.
+    PreCopy,
+    /// The guest.
+    PostCopy,
+    /// Memory while that gets anywhere, then the guest. QEMU is told to let the guest go when it
+    /// has copied all memory once.
+    Hybrid,
+}
+
+impl Mode {
+    /// As `godwit migrate` calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::PreCopy => "pre-copy",
+            Self::PostCopy => "post-copy",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
 /// What is asked for, of both alike.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     /// The guest is ready to be moved when it says a line that begins so.
     pub(super) ready: &'static str,
+    /// What goes first.
+    pub(super) mode: Mode,
     /// The longest blackout; 300 ms for both when it is not given.
     pub(super) downtime_limit_ms: Option<u64>,
     /// How long a move may take.
@@ -38,6 +63,7 @@ impl Default for Asked {
     fn default() -> Self {
         Self {
             ready: "heartbeat",
+            mode: Mode::PreCopy,
             downtime_limit_ms: None,
             patience: Duration::from_secs(60),
         }
@@ -57,6 +83,8 @@ pub(super) struct Trip {
     pub(super) own: Value,
     /// What the guest said at the source, from the ready line to the move.
     pub(super) said: Vec<(Instant, String)>,
+    /// What it said at the target until the move was over, and some time longer.
+    pub(super) arrived: Vec<(Instant, String)>,
     /// When the move began.
     pub(super) began: Instant,
 }
@@ -140,13 +168,16 @@ impl Pair {
         let [source, target] = self.programs();
         said.extend(source.lines_so_far());
         target.precede(source.unfinished());
-        let after = Beats::listen(target, epoch, &mut Vec::new())?;
+        let mut arrived = Vec::new();
+        let after = Beats::listen(target, epoch, &mut arrived)?;
+        arrived.extend(target.lines_so_far());
         Ok(Trip {
             blackout: before.blackout(&after),
             total,
             wire_bytes,
             own,
             said,
+            arrived,
             began,
         })
     }
