@@ -8,10 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use godwit_migration::fault::Side;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::process::MigrateRequest;
 use serde_json::Value;
 
+use super::chaos;
 use super::guest_args::Size;
 use super::output::Output;
 use crate::guest_process::client::Client;
@@ -60,6 +62,11 @@ pub(super) struct Migrate {
     /// Write the receipt to stdout as JSON
     #[arg(long)]
     json: bool,
+    /// Have the migration fail at a step of the source, if the guest was started with --chaos; may be
+    /// repeated
+    #[arg(long, value_name = "STEP[@N]=FAULT")]
+    #[arg(help_heading = chaos::HEADING, long_help = chaos::inject_help(Side::Source))]
+    inject: Vec<String>,
 }
 
 impl Migrate {
@@ -84,6 +91,10 @@ impl Migrate {
             asked_by: std::env::var("USER").unwrap_or_default(),
             why: self.why.clone(),
         };
+        if !self.inject.is_empty() {
+            let injected = client.inject_faults(&self.inject);
+            injected.map_err(|error| error.coded())?;
+        }
         let over = AtomicBool::new(false);
         let migrated = thread::scope(|scope| {
             scope.spawn(|| show_progress(&mut watcher, &over));

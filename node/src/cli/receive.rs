@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use godwit_migration::fault::Side;
 use godwit_proto::process::{DiskOverride, NetOverride};
 
+use super::chaos;
 use super::guest_args::{Assignment, SerialArg};
 use super::run::{ForegroundArgs, KEYS};
 use crate::migrate::{self, Here};
@@ -43,6 +45,10 @@ pub(super) struct Receive {
     /// Another end for the serial port: stdio, null, file:PATH or socket:PATH
     #[arg(long, value_name = "END")]
     serial: Option<SerialArg>,
+    /// Have the migration fail at a step of the target; may be repeated
+    #[arg(long, value_name = "STEP[@N]=FAULT", requires = "chaos")]
+    #[arg(help_heading = chaos::HEADING, long_help = chaos::inject_help(Side::Target))]
+    inject: Vec<String>,
     #[command(flatten)]
     foreground: ForegroundArgs,
 }
@@ -70,9 +76,9 @@ impl Receive {
         };
         let patience = Duration::from_secs(self.patience);
         self.foreground.execute(|machine| {
-            migrate::receive_guest(machine, self.listen, patience, here, |address, token| {
-                self.invite(address, token);
-            })
+            let faults = migrate::fault::plan(&self.inject, Side::Target)?;
+            let invite = |address, token: &str| self.invite(address, token);
+            migrate::receive_guest(machine, self.listen, patience, here, &faults, invite)
         })
     }
 

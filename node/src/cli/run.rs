@@ -9,6 +9,7 @@ use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::process::ExitReason;
 use tracing::level_filters::LevelFilter;
 
+use super::chaos;
 use super::guest_args::GuestArgs;
 use super::output::{Output, log_to};
 use crate::foreground::Foreground;
@@ -77,6 +78,10 @@ pub(super) struct ForegroundArgs {
     /// Write messages to stderr as JSON, one document per line
     #[arg(long)]
     json: bool,
+    /// Let migrations of the guest fail on purpose, and this process be killed for that (see --inject of
+    /// `godwit migrate`)
+    #[arg(long, help_heading = chaos::HEADING)]
+    chaos: bool,
 }
 
 impl ForegroundArgs {
@@ -103,6 +108,7 @@ impl ForegroundArgs {
         let machine = Machine::new(MachineOptions {
             end_on_reset: self.no_reboot,
             attachable: self.socket.is_some(),
+            chaos: self.chaos,
         })
         .map_err(failed)?;
         let socket = self.socket.as_deref().map(Socket::bind).transpose();

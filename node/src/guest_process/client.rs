@@ -242,6 +242,15 @@ impl Client {
         self.done("cancel-migration", &Request::CancelMigration)
     }
 
+    /// Has the next migration meet `faults`, each of the form `source:STEP[@N]=FAULT`.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn inject_faults(&mut self, faults: &[String]) -> Result<(), ClientError> {
+        let faults = faults.to_vec();
+        self.done("inject-faults", &Request::InjectFaults { faults })
+    }
+
     /// Counters.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use godwit_migration::fault::{Faults, Side};
 use godwit_migration::report::{Outcome, Progress, Receipt};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
@@ -46,6 +47,8 @@ pub struct MachineOptions {
     pub end_on_reset: bool,
     /// Clients may attach to its consoles.
     pub attachable: bool,
+    /// Clients may have its migrations meet faults.
+    pub chaos: bool,
 }
 
 /// The one guest of this process.
@@ -57,6 +60,8 @@ pub struct Machine {
     change: Mutex<()>,
     /// The migration under way, or the one after which the guest is not ours any more.
     migration: Mutex<Migration>,
+    /// What the next migration meets.
+    faults: Mutex<Faults>,
     /// Raised when the end is complete.
     ended: Flag,
     options: MachineOptions,
@@ -125,6 +130,7 @@ impl Machine {
             returned: Condvar::new(),
             change: Mutex::new(()),
             migration: Mutex::new(Migration::None),
+            faults: Mutex::new(Faults::default()),
             ended: Flag::new()?,
             options,
         }))
@@ -194,7 +200,8 @@ impl Machine {
             *migration = Migration::UnderWay { cancel, shown };
         }
         let guest = lease.present().guest.clone();
-        let moved = migrate::move_guest(guest, request, cancelled, progress);
+        let faults = std::mem::take(&mut *self.faults());
+        let moved = migrate::move_guest(guest, request, cancelled, progress, &faults);
         let outcome = moved
             .as_ref()
             .ok()
@@ -213,6 +220,20 @@ impl Machine {
             self.end(ExitReason::Migrated);
         }
         moved
+    }
+
+    /// Has the next migration meet `faults`.
+    ///
+    /// # Errors
+    /// This process was not started for that, or a fault makes no sense.
+    pub fn inject_faults(&self, faults: &[String]) -> Result<(), CodedError> {
+        if !self.options.chaos {
+            let text = "this process does not take faults: it was not started for chaos testing";
+            return Err(CodedError::new(ErrorCode::WrongState, text)
+                .with_fix("start the guest with --chaos"));
+        }
+        *self.faults() = migrate::fault::plan(faults, Side::Source)?;
+        Ok(())
     }
 
     /// How far a migration under way has come; `None` when none is.
@@ -290,6 +311,7 @@ impl Machine {
                 self.cancel_migration();
                 Ok(())
             }
+            Request::InjectFaults { faults } => self.inject_faults(&faults),
             Request::Stop => return Response::Exited(self.end(ExitReason::Stopped)),
             Request::AttachConsole { .. } => Err(CodedError::new(
                 ErrorCode::WrongState,
@@ -484,6 +506,10 @@ impl Machine {
         self.migration
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with_guest<T>(

@@ -1,5 +1,6 @@
 //! Moving a guest: the engine of `godwit-migration` over the guests of `godwit-vmm`.
 
+pub mod fault;
 mod ports;
 mod source;
 mod target;

@@ -21,7 +21,7 @@ use godwit_proto::record::Record;
 use godwit_vmm::guest::Guest;
 use tokio::sync::watch;
 
-use super::{GuestPort, LogPort, MemoryPort, RECOVERY_WINDOW, runtime};
+use super::{GuestPort, LogPort, MemoryPort, RECOVERY_WINDOW, fault, runtime};
 
 /// The most bulk streams of a link.
 const MAX_STREAMS: u16 = 16;
@@ -35,6 +35,7 @@ pub fn move_guest(
     request: &MigrateRequest,
     cancel: watch::Receiver<bool>,
     progress: watch::Sender<Option<Progress>>,
+    faults: &Faults,
 ) -> Result<Receipt, CodedError> {
     let usage = |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::Usage, error);
     let token: Token = request
@@ -52,6 +53,7 @@ pub fn move_guest(
     let tuning = Tuning {
         bulk_streams: options.streams as u8,
         bandwidth_cap: options.bandwidth_cap,
+        cable: faults.cable(),
         ..Tuning::default()
     };
     let asked = Request {
@@ -81,9 +83,11 @@ pub fn move_guest(
         let controls = Controls {
             cancel,
             progress,
-            faults: Faults::default(),
+            faults: faults.clone(),
         };
-        Ok(driver::migrate(link, ports, offer, options, asked, controls).await)
+        let receipt = driver::migrate(link, ports, offer, options, asked, controls).await;
+        fault::report_missed(faults);
+        Ok(receipt)
     })
 }
 

@@ -18,7 +18,7 @@ use godwit_vmm::guest::Guest;
 use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::ram::MAX_BYTES;
 
-use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, runtime};
+use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, fault, runtime};
 use crate::guest_process::machine::Machine;
 
 /// What is different about the guest on this host.
@@ -42,6 +42,7 @@ pub fn receive_guest(
     listen: SocketAddr,
     patience: Duration,
     here: Here,
+    faults: &Faults,
     invite: impl FnOnce(SocketAddr, &str),
 ) -> Result<(), CodedError> {
     let failed =
@@ -54,6 +55,7 @@ pub fn receive_guest(
     let outcome = runtime()?.block_on(async {
         let tuning = Tuning {
             bulk_streams: 16,
+            cable: faults.cable(),
             ..Tuning::default()
         };
         let mut receiver = Receiver::bind(listen, Invitation::default(), tuning, VERSIONS)
@@ -68,8 +70,9 @@ pub fn receive_guest(
             recovery_window: RECOVERY_WINDOW,
             ..Limits::new(MAX_BYTES / 4096)
         };
-        Ok::<_, CodedError>(driver::receive(link, host.clone(), limits, Faults::default()).await)
+        Ok::<_, CodedError>(driver::receive(link, host.clone(), limits, faults.clone()).await)
     })?;
+    fault::report_missed(faults);
     match outcome {
         Outcome::Completed => Ok(()),
         Outcome::Refused(reasons) => Err(all(&reasons)),

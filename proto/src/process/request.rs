@@ -56,6 +56,13 @@ pub enum Request {
     /// Leave the guest where it is: [`Response::Ok`](super::Response::Ok), whether or not that is
     /// still possible; the answer to the [`Request::Migrate`] tells.
     CancelMigration,
+    /// Have the next migration of this guest meet these faults, each of the form
+    /// `source:STEP[@N]=FAULT`; they take the place of those asked for before:
+    /// [`Response::Ok`](super::Response::Ok). Refused by a process that was not started for it.
+    InjectFaults {
+        /// The faults.
+        faults: Vec<String>,
+    },
 }
 
 /// Where a guest is to go, and how. A setting that is absent has its default.

@@ -207,6 +207,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::Migrate(_) => "migrate",
         Request::MigrationProgress => "migration-progress",
         Request::CancelMigration => "cancel-migration",
+        Request::InjectFaults { .. } => "inject-faults",
     }
 }
 
@@ -284,6 +285,9 @@ pub(crate) fn requests() -> Vec<Request> {
         }),
         Request::MigrationProgress,
         Request::CancelMigration,
+        Request::InjectFaults {
+            faults: vec!["source:pause-guest=kill".into()],
+        },
     ]
 }
 
