@@ -145,7 +145,8 @@ impl After {
             FromTarget::NotStarted { epoch, error }
                 if epoch == core.offer.epoch && core.times.resumed.is_none() =>
             {
-                return core.finish(Outcome::NeverStarted(error));
+                let never = CodedError::from_error(ErrorCode::NeverStarted, &error);
+                return core.finish(Outcome::NeverStarted(never));
             }
             FromTarget::PageRequest(run) => {
                 let plan = self.plan.as_mut();

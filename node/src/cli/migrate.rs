@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::chaos;
 use super::guest_args::Size;
 use super::output::Output;
-use crate::guest_process::client::Client;
+use crate::guest_process::client::{Client, ClientError};
 
 /// How often progress is asked for.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -102,7 +102,7 @@ impl Migrate {
             over.store(true, Ordering::Release);
             migrated
         });
-        let (moved, receipt) = migrated.map_err(|error| error.coded())?;
+        let (moved, receipt) = migrated.map_err(|error| lost(&error))?;
         let receipt: Value = serde_json::from_str(&receipt)
             .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
         if self.json {
@@ -111,6 +111,18 @@ impl Migrate {
             print(&summary(&receipt))?;
         }
         if moved { Ok(()) } else { Err(stayed(&receipt)) }
+    }
+}
+
+/// Why there is no receipt. A guest process that died may have given the guest up before.
+fn lost(error: &ClientError) -> CodedError {
+    match error {
+        ClientError::Connection(error) => CodedError::new(
+            ErrorCode::Unconfirmed,
+            format!("the guest's process was lost while it was moved: {error}"),
+        )
+        .with_fix("see at the target whether the guest runs before starting it anywhere"),
+        other => other.coded(),
     }
 }
 

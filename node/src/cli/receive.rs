@@ -45,6 +45,9 @@ pub(super) struct Receive {
     /// Another end for the serial port: stdio, null, file:PATH or socket:PATH
     #[arg(long, value_name = "END")]
     serial: Option<SerialArg>,
+    /// Take the guest also when less memory is free here than it may come to use
+    #[arg(long)]
+    overcommit: bool,
     /// Have the migration fail at a step of the target; may be repeated
     #[arg(long, value_name = "STEP[@N]=FAULT", requires = "chaos")]
     #[arg(help_heading = chaos::HEADING, long_help = chaos::inject_help(Side::Target))]
@@ -73,6 +76,7 @@ impl Receive {
                 })
                 .collect(),
             serial: self.serial.as_ref().map(|end| end.0.clone()),
+            overcommit: self.overcommit,
         };
         let patience = Duration::from_secs(self.patience);
         self.foreground.execute(|machine| {

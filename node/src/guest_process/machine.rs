@@ -17,12 +17,13 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use godwit_migration::fault::{Faults, Side};
 use godwit_migration::report::{Outcome, Progress, Receipt};
+use godwit_migration::transport::{Fingerprint, Token};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
 use godwit_proto::process::{
@@ -62,6 +63,8 @@ pub struct Machine {
     migration: Mutex<Migration>,
     /// What the next migration meets.
     faults: Mutex<Faults>,
+    /// The certificate by which sources know this process, if it awaited its guest.
+    awaited_as: OnceLock<Fingerprint>,
     /// Raised when the end is complete.
     ended: Flag,
     options: MachineOptions,
@@ -131,6 +134,7 @@ impl Machine {
             change: Mutex::new(()),
             migration: Mutex::new(Migration::None),
             faults: Mutex::new(Faults::default()),
+            awaited_as: OnceLock::new(),
             ended: Flag::new()?,
             options,
         }))
@@ -196,12 +200,12 @@ impl Machine {
             // Changes under way come first; later ones see the migration.
             let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
             let mut migration = self.migration();
-            migration.refuse()?;
+            self.refuse_move(&migration, request)?;
             *migration = Migration::UnderWay { cancel, shown };
         }
         let guest = lease.present().guest.clone();
         let faults = std::mem::take(&mut *self.faults());
-        let moved = migrate::move_guest(guest, request, cancelled, progress, &faults);
+        let mut moved = migrate::move_guest(guest, request, cancelled, progress, &faults);
         let outcome = moved
             .as_ref()
             .ok()
@@ -210,16 +214,45 @@ impl Machine {
             Some(Outcome::Completed | Outcome::Unconfirmed(_)) => Migration::GivenAway,
             _ => Migration::None,
         };
-        if let Some(Outcome::NeverStarted(_)) = outcome
+        if let (Some(Outcome::NeverStarted(_)), Ok(receipt)) = (&outcome, &mut moved)
             && let Err(error) = lease.resume()
         {
-            tracing::error!(%error, "the guest that did not start at the target cannot go on here");
+            let stuck = CodedError::from_error(ErrorCode::SourceStuck, &error).with_fix(
+                "it did not start at the target either; resume it here when the cause is gone",
+            );
+            receipt.outcome = Some(Outcome::SourceStuck(stuck));
         }
         drop(lease);
         if let Some(Outcome::Completed) = outcome {
             self.end(ExitReason::Migrated);
         }
         moved
+    }
+
+    fn refuse_move(
+        &self,
+        migration: &Migration,
+        request: &MigrateRequest,
+    ) -> Result<(), CodedError> {
+        let already = |text| CodedError::new(ErrorCode::AlreadyMigrating, text);
+        if let Migration::UnderWay { .. } = migration {
+            return Err(already("the guest is being moved already")
+                .with_fix("wait for the end of the migration, or cancel it"));
+        }
+        let token = request.token.trim().parse::<Token>();
+        if token.is_ok_and(|token| self.awaited_as.get() == Some(&token.target)) {
+            return Err(already(
+                "the guest is where it is to go: the token is that of its process",
+            )
+            .with_fix("give the token of another `godwit receive`"));
+        }
+        migration.refuse()
+    }
+
+    /// Tells by which certificate this process is known to the source of its guest.
+    pub fn await_as(&self, certificate: Fingerprint) {
+        // A process awaits one guest in its life.
+        let _ = self.awaited_as.set(certificate);
     }
 
     /// Has the next migration meet `faults`.

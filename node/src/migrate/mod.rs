@@ -1,6 +1,7 @@
 //! Moving a guest: the engine of `godwit-migration` over the guests of `godwit-vmm`.
 
 pub mod fault;
+mod fit;
 mod ports;
 mod source;
 mod target;

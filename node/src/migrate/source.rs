@@ -13,15 +13,14 @@ use godwit_migration::report::{Progress, Receipt};
 use godwit_migration::source::Request;
 use godwit_migration::transport::{Dialer, Token, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::guest::GuestSpec;
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
-use godwit_proto::migrate::{DigestMode, Mode, Offer, OfferedDevice, VERSIONS};
+use godwit_proto::migrate::{DigestMode, Mode, Offer, VERSIONS};
 use godwit_proto::process::MigrateRequest;
 use godwit_proto::record::Record;
 use godwit_vmm::guest::Guest;
 use tokio::sync::watch;
 
-use super::{GuestPort, LogPort, MemoryPort, RECOVERY_WINDOW, fault, runtime};
+use super::{GuestPort, LogPort, MemoryPort, RECOVERY_WINDOW, fault, fit, runtime};
 
 /// The most bulk streams of a link.
 const MAX_STREAMS: u16 = 16;
@@ -141,33 +140,12 @@ fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
             .map_err(|error| broken(&error))?,
         pages: guest.ram().bytes() / 4096,
         cpuid: guest.cpuid().to_vec(),
-        devices: devices(spec),
+        devices: fit::devices(spec),
         mode: options.mode,
         digests: DigestMode::Off,
         streams: options.streams,
         retained: None,
     })
-}
-
-/// The devices of `spec` in the order of their slots, with their virtio types.
-fn devices(spec: &GuestSpec) -> Vec<OfferedDevice> {
-    // virtio 1.2, section 5.
-    let [net_type, block_type, console_type, rng_type] = [1, 2, 3, 4];
-    let disks = spec.disks.iter().map(|disk| (block_type, disk.id.clone()));
-    let nets = spec.nets.iter().map(|net| (net_type, net.id.clone()));
-    let rng = spec.rng.then(|| (rng_type, "rng".to_owned()));
-    let console = spec
-        .console
-        .is_some()
-        .then(|| (console_type, "console".to_owned()));
-    (1..)
-        .zip(disks.chain(nets).chain(rng).chain(console))
-        .map(|(slot, (device_type, id))| OfferedDevice {
-            slot,
-            device_type,
-            id,
-        })
-        .collect()
 }
 
 fn random() -> Result<[u8; 16], CodedError> {

@@ -13,12 +13,10 @@ use godwit_proto::guest::{GuestSpec, SerialSpec};
 use godwit_proto::migrate::{Offer, VERSIONS};
 use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
-use godwit_vmm::cpu::{Baseline, HostCpu};
 use godwit_vmm::guest::Guest;
-use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::ram::MAX_BYTES;
 
-use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, fault, runtime};
+use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, fault, fit, runtime};
 use crate::guest_process::machine::Machine;
 
 /// What is different about the guest on this host.
@@ -30,6 +28,8 @@ pub struct Here {
     pub nets: Vec<NetOverride>,
     /// Another end of the serial port.
     pub serial: Option<SerialSpec>,
+    /// Whether a guest is taken that may come to use more memory than is free.
+    pub overcommit: bool,
 }
 
 /// Waits on `listen` for one guest, which then runs in `machine`. `invite` is told the address and the
@@ -61,6 +61,7 @@ pub fn receive_guest(
         let mut receiver = Receiver::bind(listen, Invitation::default(), tuning, VERSIONS)
             .map_err(|error| failed(&error))?;
         let address = receiver.address().map_err(|error| failed(&error))?;
+        machine.await_as(receiver.token().target);
         invite(address, &receiver.token().to_text());
         let link = receiver
             .accept(patience)
@@ -117,28 +118,6 @@ impl Host {
         Ok(spec)
     }
 
-    /// Whether this host's CPU can show what the guest has seen.
-    fn check_cpu(offer: &Offer) -> Result<(), CodedError> {
-        let invalid =
-            |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::ConfigInvalid, error);
-        let hypervisor = Hypervisor::open()
-            .map_err(|error| CodedError::from_error(ErrorCode::KvmUnavailable, &error))?;
-        let here = hypervisor
-            .host_cpu()
-            .map_err(|error| CodedError::from_error(ErrorCode::KvmUnavailable, &error))?;
-        let seen = HostCpu::new(offer.cpuid.iter().copied(), false);
-        let seen = Baseline::of(&[&seen]).map_err(|error| invalid(&error))?;
-        let missing = seen
-            .missing_features(&here)
-            .map_err(|error| invalid(&error))?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let text = format!("this host's CPU lacks {}", missing.join(", "));
-        Err(CodedError::new(ErrorCode::ConfigInvalid, text)
-            .with_fix("start the guest with a CPU profile that both hosts can show"))
-    }
-
     fn guest(&self) -> Option<Arc<Guest>> {
         self.guest
             .lock()
@@ -149,20 +128,14 @@ impl Host {
 
 impl TargetHost for Host {
     fn prepare(&self, offer: &Offer) -> Result<Prepared, Vec<CodedError>> {
-        let mut reasons = Vec::new();
-        if let Err(error) = Self::check_cpu(offer) {
-            reasons.push(error);
+        let spec = self.spec(offer).map_err(|error| vec![error])?;
+        let reasons = fit::reasons(offer, &spec, self.here.overcommit);
+        // Nothing is built for a guest that cannot run here.
+        if !reasons.is_empty() {
+            return Err(reasons);
         }
-        let built = match self.spec(offer) {
-            Err(error) => Err(error),
-            // Nothing is built for a guest that cannot run here.
-            Ok(_) if !reasons.is_empty() => return Err(reasons),
-            Ok(spec) => self.machine.create_waiting(&spec),
-        };
-        let guest = built.map_err(|error| {
-            reasons.push(error);
-            reasons
-        })?;
+        let guest = self.machine.create_waiting(&spec);
+        let guest = guest.map_err(|error| vec![error])?;
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
         Ok(Prepared {
             memory: Arc::new(MemoryPort::new(&guest)),

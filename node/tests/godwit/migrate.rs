@@ -70,6 +70,14 @@ fn a_guest_goes_round_in_circles_unharmed() {
         assert_eq!(moved.code, Some(0), "turn {turn}: {}", moved.stderr);
         guest = target;
         assert_healthy(&mut guest);
+        // Where it is, it does not go.
+        let itself = migrate(dir, &to, &address, &token);
+        assert_eq!(
+            itself.code,
+            Some(i32::from(ErrorCode::AlreadyMigrating.exit_code())),
+            "{}",
+            itself.stderr
+        );
     }
 }
 
@@ -149,7 +157,12 @@ fn a_guest_whose_disk_another_takes_at_the_last_moment_goes_on_at_the_source() {
     third.line("heartbeat ");
     let (target, to, token) = receive(dir, "token", &["--disk", "disk0=copy"]);
     let failed = migrate(dir, "a.sock", &to, &token);
-    assert!(!matches!(failed.code, Some(0) | None), "{}", failed.stderr);
+    assert_eq!(
+        failed.code,
+        Some(i32::from(ErrorCode::NeverStarted.exit_code())),
+        "{}",
+        failed.stderr
+    );
     assert!(
         failed.stderr.contains("in use by another guest"),
         "{}",
@@ -213,12 +226,13 @@ fn a_cancelled_migration_leaves_the_guest_undisturbed_and_the_next_succeeds() {
     let mover = move_slowly(dir, "a.sock", &to, &token);
     let mut client = Client::connect(&dir.join("a.sock")).unwrap();
     // While it moves, nobody else changes it, nor moves it.
-    let refused = |error: ClientError| match error {
-        ClientError::Refused(error) => assert_eq!(error.code(), ErrorCode::WrongState),
+    let refused = |error: ClientError, code: ErrorCode| match error {
+        ClientError::Refused(error) => assert_eq!(error.code(), code),
         other => panic!("{other}"),
     };
-    refused(client.pause().unwrap_err());
-    refused(client.migrate(request(&to, &token)).unwrap_err());
+    refused(client.pause().unwrap_err(), ErrorCode::WrongState);
+    let another = client.migrate(request(&to, &token)).unwrap_err();
+    refused(another, ErrorCode::AlreadyMigrating);
     client.cancel_migration().unwrap();
     let (moved, receipt) = mover.join().unwrap().unwrap();
     assert!(!moved, "{receipt}");
