@@ -5,6 +5,7 @@
 mod bad_input;
 mod foreground;
 mod migrate;
+mod migrate_faults;
 mod moving;
 mod protocol;
 mod support;
