@@ -75,10 +75,11 @@ pub fn move_guest(
                 .with_fix("is `godwit receive` waiting there, and is the token its own?")
         };
         let dialer = Dialer::new(token, tuning, VERSIONS).map_err(|error| unreachable(&error))?;
-        let link = dialer
+        let mut link = dialer
             .open(address)
             .await
             .map_err(|error| unreachable(&error))?;
+        driver::settle(&mut link.control).await?;
         let controls = Controls {
             cancel,
             progress,

@@ -63,10 +63,11 @@ pub fn receive_guest(
         let address = receiver.address().map_err(|error| failed(&error))?;
         machine.await_as(receiver.token().target);
         invite(address, &receiver.token().to_text());
-        let link = receiver
+        let mut link = receiver
             .accept(patience)
             .await
             .map_err(|error| failed(&error))?;
+        driver::settle(&mut link.control).await?;
         let limits = Limits {
             recovery_window: RECOVERY_WINDOW,
             ..Limits::new(MAX_BYTES / 4096)
