@@ -26,6 +26,9 @@ use godwit_proto::migrate::Offer;
 
 use crate::page::DigestSeed;
 
+/// Messages and batches of a peer that wait for the machine. One that sends more waits, as QUIC has it.
+const MAX_HEARD: usize = 64;
+
 /// The seed of a migration's digests: of its id, which is random and which no guest learns.
 fn digest_seed(offer: &Offer) -> DigestSeed {
     let id = offer.migration.as_bytes();

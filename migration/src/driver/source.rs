@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use super::rounds::Rounds;
-use super::{coded, digest_seed};
+use super::{MAX_HEARD, coded, digest_seed};
 use crate::PageSet;
 use crate::fault::Faults;
 use crate::options::{self, Options};
@@ -70,7 +70,8 @@ pub async fn migrate(
         options::Compression::Level(level) => Compression::Level(level),
     };
     let rounds = Rounds::start(link.bulk, &guest.memory, &sent, compression);
-    let listener = tokio::spawn(listen(link.control.receiver, events.clone()));
+    let (said, mut heard) = mpsc::channel(MAX_HEARD);
+    let listener = tokio::spawn(listen(link.control.receiver, said));
     let (mut machine, commands) = Source::start(offer, options, request, begin.elapsed());
     let mut driver = Driver {
         guest,
@@ -89,6 +90,7 @@ pub async fn migrate(
             .map_or(begin + Duration::from_secs(86_400), |at| begin + at);
         let event = tokio::select! {
             event = inbox.recv() => event.expect("the driver holds a sender"),
+            Some(event) = heard.recv() => event,
             () = sleep_until(TokioInstant::from_std(due)) => Event::Tick,
             changed = controls.cancel.changed(), if cancellable => {
                 cancellable = false;
@@ -116,7 +118,7 @@ pub async fn migrate(
 }
 
 /// Turns what the target says into events, until the link ends.
-async fn listen(mut control: FrameReceiver, events: mpsc::UnboundedSender<Event>) {
+async fn listen(mut control: FrameReceiver, events: mpsc::Sender<Event>) {
     loop {
         let event = match control.next().await {
             Ok(frame) => match FromTarget::from_frame(&frame) {
@@ -132,7 +134,7 @@ async fn listen(mut control: FrameReceiver, events: mpsc::UnboundedSender<Event>
             }
         };
         let over = matches!(event, Event::LinkLost);
-        if events.send(event).is_err() || over {
+        if events.send(event).await.is_err() || over {
             return;
         }
     }

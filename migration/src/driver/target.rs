@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
-use super::{coded, digest_seed};
+use super::{MAX_HEARD, coded, digest_seed};
 use crate::fault::{self, Faults};
 use crate::page::{BatchReader, DigestTable, PAGE_VERSIONS, PageDecoder};
 use crate::ports::{GuestMemory, Pausable, PortError};
@@ -54,11 +54,13 @@ pub async fn receive(
 ) -> Outcome {
     let begin = Instant::now();
     let (events, mut inbox) = mpsc::unbounded_channel();
-    let listener = tokio::spawn(listen(link.control.receiver, events.clone()));
+    let (said, mut heard) = mpsc::channel(MAX_HEARD);
+    let listener = tokio::spawn(listen(link.control.receiver, said.clone()));
     let mut machine = Target::start(limits, begin.elapsed());
     let mut driver = Driver {
         host,
         events,
+        said,
         control: link.control.sender,
         bulk: link.bulk,
         readers: JoinSet::new(),
@@ -72,6 +74,7 @@ pub async fn receive(
             .map_or(begin + Duration::from_secs(86_400), |at| begin + at);
         let event = tokio::select! {
             event = inbox.recv() => event.expect("the driver holds a sender"),
+            Some(event) = heard.recv() => Happening::Event(event),
             () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
         };
         let event = match event {
@@ -105,7 +108,7 @@ enum Happening {
 }
 
 /// Turns what the source says into events, until the link ends.
-async fn listen(mut control: FrameReceiver, events: mpsc::UnboundedSender<Happening>) {
+async fn listen(mut control: FrameReceiver, events: mpsc::Sender<Event>) {
     loop {
         let event = match control.next().await {
             Ok(frame) => match FromSource::from_frame(&frame) {
@@ -121,7 +124,7 @@ async fn listen(mut control: FrameReceiver, events: mpsc::UnboundedSender<Happen
             }
         };
         let over = matches!(event, Event::LinkLost);
-        if events.send(Happening::Event(event)).is_err() || over {
+        if events.send(event).await.is_err() || over {
             return;
         }
     }
@@ -130,6 +133,8 @@ async fn listen(mut control: FrameReceiver, events: mpsc::UnboundedSender<Happen
 struct Driver {
     host: Arc<dyn TargetHost>,
     events: mpsc::UnboundedSender<Happening>,
+    /// For what comes of the peer.
+    said: mpsc::Sender<Event>,
     control: FrameSender,
     /// Until there is memory to put pages in.
     bulk: Vec<BulkReceiver>,
@@ -225,7 +230,7 @@ impl Driver {
                 batches: BatchReader::new(PAGE_VERSIONS.newest(), digests.pages()),
                 decoder: PageDecoder::new(digests.clone()),
                 memory: prepared.memory.clone(),
-                events: self.events.clone(),
+                events: self.said.clone(),
                 faults: self.faults.clone(),
             };
             self.readers.spawn(reader.serve());
@@ -271,7 +276,7 @@ struct Reader {
     batches: BatchReader,
     decoder: PageDecoder,
     memory: Arc<dyn GuestMemory>,
-    events: mpsc::UnboundedSender<Happening>,
+    events: mpsc::Sender<Event>,
     faults: Faults,
 }
 
@@ -287,34 +292,42 @@ impl Reader {
             };
             let struck = self.faults.at(fault::Step::ApplyBatch).await;
             let applied = struck.and_then(|()| block_in_place(|| self.apply(&buffer[..read])));
-            if let Err(error) = applied {
-                let event = Event::Failed {
-                    step: Step::ApplyBatch,
-                    error,
-                };
-                let _ = self.events.send(Happening::Event(event));
+            let (events, over) = match applied {
+                Ok(events) => (events, false),
+                Err(error) => {
+                    let step = Step::ApplyBatch;
+                    (vec![Event::Failed { step, error }], true)
+                }
+            };
+            for event in events {
+                if self.events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            if over {
                 return;
             }
         }
     }
 
-    fn apply(&mut self, mut input: &[u8]) -> Result<(), CodedError> {
+    /// Puts what is whole of it into memory; what the machine is to be told of that.
+    fn apply(&mut self, mut input: &[u8]) -> Result<Vec<Event>, CodedError> {
+        let mut applied = Vec::new();
         loop {
             let batch = match self.batches.next(&mut input) {
                 Ok(Some(batch)) => batch,
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(applied),
                 Err(error) => return Err(coded(error.code(), &error)),
             };
             self.decoder
                 .apply(&batch, &*self.memory)
                 .map_err(|error| coded(error.code(), &error))?;
-            let event = Event::BatchApplied {
+            applied.push(Event::BatchApplied {
                 // Batches are numbered from round 0.
                 round: batch.header.round.saturating_add(1),
                 stream: self.index,
                 pages: batch.header.pages.into(),
-            };
-            let _ = self.events.send(Happening::Event(event));
+            });
         }
     }
 }
