@@ -4,9 +4,12 @@
 
 mod bad_input;
 mod foreground;
+mod hostile_sources;
+mod hostile_targets;
 mod migrate;
 mod migrate_faults;
 mod moving;
+mod peer;
 mod protocol;
 mod support;
 mod terminal;
