@@ -30,7 +30,7 @@ use crate::peer::{
 use crate::support::{PATIENCE, has_kvm, names};
 
 /// The offered guest has 128 MiB, of which nothing is written.
-const MOST_BYTES: u64 = 96 << 20;
+const MOST_BYTES: u64 = 48 << 20;
 /// How long a peer floods.
 const FLOOD: Duration = Duration::from_secs(5);
 /// Targets that are lied to at once.

@@ -27,6 +27,8 @@ fn tuning() -> Tuning {
     Tuning {
         // To be able to send too much.
         max_frame_bytes: 64 << 20,
+        // What is not read soon holds the other side up.
+        stream_window_bytes: 64 << 10,
         ..Tuning::default()
     }
 }
