@@ -45,12 +45,14 @@ const READ_BYTES: usize = 256 << 10;
 /// Takes the guest over that `link` brings, and tells what became of it. It runs here exactly when that is
 /// [`Outcome::Completed`].
 ///
-/// Needs tokio's multi-threaded runtime.
+/// Gives it up when `cancelled` ends, if the source has not given the guest up by then. Needs tokio's
+/// multi-threaded runtime.
 pub async fn receive(
     link: TargetLink,
     host: Arc<dyn TargetHost>,
     limits: Limits,
     faults: Faults,
+    cancelled: impl Future<Output = ()>,
 ) -> Outcome {
     let begin = Instant::now();
     let (events, mut inbox) = mpsc::unbounded_channel();
@@ -68,6 +70,8 @@ pub async fn receive(
         outcome: None,
         faults,
     };
+    tokio::pin!(cancelled);
+    let mut cancellable = true;
     while !machine.is_finished() {
         let due = machine
             .deadline()
@@ -75,6 +79,10 @@ pub async fn receive(
         let event = tokio::select! {
             event = inbox.recv() => event.expect("the driver holds a sender"),
             Some(event) = heard.recv() => Happening::Event(event),
+            () = &mut cancelled, if cancellable => {
+                cancellable = false;
+                Happening::Event(Event::Cancel)
+            }
             () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
         };
         let event = match event {

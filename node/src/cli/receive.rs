@@ -79,10 +79,18 @@ impl Receive {
             overcommit: self.overcommit,
         };
         let patience = Duration::from_secs(self.patience);
-        self.foreground.execute(|machine| {
+        self.foreground.execute(|machine, signals| {
             let faults = migrate::fault::plan(&self.inject, Side::Target)?;
             let invite = |address, token: &str| self.invite(address, token);
-            migrate::receive_guest(machine, self.listen, patience, here, &faults, invite)
+            migrate::receive_guest(
+                machine,
+                self.listen,
+                patience,
+                here,
+                &faults,
+                signals,
+                invite,
+            )
         })
     }
 

@@ -56,7 +56,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(&self) -> ExitCode {
         let spec = self.guest.spec();
-        self.foreground.execute(|machine| machine.create(&spec))
+        self.foreground
+            .execute(|machine, _signals| machine.create(&spec))
     }
 }
 
@@ -88,7 +89,7 @@ impl ForegroundArgs {
     /// Has `build` make a guest, and runs it to its end.
     pub(super) fn execute(
         &self,
-        build: impl FnOnce(&Arc<Machine>) -> Result<(), CodedError>,
+        build: impl FnOnce(&Arc<Machine>, Signals) -> Result<(), CodedError>,
     ) -> ExitCode {
         log_to(self.log, None);
         let output = Output { json: self.json };
@@ -101,7 +102,7 @@ impl ForegroundArgs {
     fn run(
         &self,
         output: Output,
-        build: impl FnOnce(&Arc<Machine>) -> Result<(), CodedError>,
+        build: impl FnOnce(&Arc<Machine>, Signals) -> Result<(), CodedError>,
     ) -> Result<ExitReason, CodedError> {
         let failed = |error: std::io::Error| CodedError::from_error(ErrorCode::Other, &error);
         let signals = Signals::install().map_err(failed)?;
@@ -113,7 +114,7 @@ impl ForegroundArgs {
         .map_err(failed)?;
         let socket = self.socket.as_deref().map(Socket::bind).transpose();
         let socket = socket.map_err(|error| error.coded())?;
-        build(&machine)?;
+        build(&machine, signals)?;
         let server = socket.map(|socket| Server::start(socket, machine.clone()));
         let server = server.transpose().map_err(failed)?;
         let foreground = Foreground::new(machine, output, self.snapshot_dir.clone());

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use godwit_migration::driver::{self, Prepared, TargetHost};
@@ -15,9 +16,12 @@ use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
 use godwit_vmm::guest::Guest;
 use godwit_vmm::memory::ram::MAX_BYTES;
+use tokio::sync::oneshot;
 
 use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, fault, fit, runtime};
+use crate::foreground::signals::Signals;
 use crate::guest_process::machine::Machine;
+use crate::wait::{self, Flag, Watched};
 
 /// What is different about the guest on this host.
 #[derive(Clone, Debug, Default)]
@@ -36,13 +40,14 @@ pub struct Here {
 /// token with which a source may come.
 ///
 /// # Errors
-/// Nobody came within `patience`, or the guest did not get here; it is where it was then.
+/// Nobody came within `patience` or before a signal, or the guest did not get here; it is where it was then.
 pub fn receive_guest(
     machine: &Arc<Machine>,
     listen: SocketAddr,
     patience: Duration,
     here: Here,
     faults: &Faults,
+    signals: Signals,
     invite: impl FnOnce(SocketAddr, &str),
 ) -> Result<(), CodedError> {
     let failed =
@@ -52,7 +57,10 @@ pub fn receive_guest(
         here,
         guest: Mutex::new(None),
     });
-    let outcome = runtime()?.block_on(async {
+    let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
+    let stopped = signalled(signals, over.clone());
+    let received = async {
+        tokio::pin!(stopped);
         let tuning = Tuning {
             bulk_streams: 16,
             cable: faults.cable(),
@@ -63,22 +71,47 @@ pub fn receive_guest(
         let address = receiver.address().map_err(|error| failed(&error))?;
         machine.await_as(receiver.token().target);
         invite(address, &receiver.token().to_text());
-        let mut link = receiver
-            .accept(patience)
-            .await
-            .map_err(|error| failed(&error))?;
+        let mut link = tokio::select! {
+            link = receiver.accept(patience) => link.map_err(|error| failed(&error))?,
+            () = &mut stopped => {
+                let text = "stopped while it waited for a guest";
+                return Err(CodedError::new(ErrorCode::Cancelled, text));
+            }
+        };
         driver::settle(&mut link.control).await?;
         let limits = Limits {
             recovery_window: RECOVERY_WINDOW,
             ..Limits::new(MAX_BYTES / 4096)
         };
-        Ok::<_, CodedError>(driver::receive(link, host.clone(), limits, faults.clone()).await)
-    })?;
+        Ok::<_, CodedError>(
+            driver::receive(link, host.clone(), limits, faults.clone(), stopped).await,
+        )
+    };
+    let outcome = runtime()?.block_on(received);
+    over.raise();
+    let outcome = outcome?;
     fault::report_missed(faults);
     match outcome {
         Outcome::Completed => Ok(()),
         Outcome::Refused(reasons) => Err(all(&reasons)),
         Outcome::NeverRan(error) | Outcome::PagesLost { error, .. } => Err(error),
+    }
+}
+
+/// Ends when a signal asks for the end, never when `over` is raised before.
+fn signalled(signals: Signals, over: Arc<Flag>) -> impl Future<Output = ()> {
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || {
+        let watched = [Watched::readable(&signals), Watched::readable(&*over)];
+        if let Ok([true, _]) = wait::ready(watched, None) {
+            // Nobody may wait for it any more.
+            let _ = tell.send(());
+        }
+    });
+    async {
+        if told.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use godwit_node::guest_process::client::{Client, ClientError};
 use godwit_proto::codes::ErrorCode;
+use rustix::process::{Pid, Signal};
 
 use crate::moving::{
     CHECK, assert_healthy, migrate, move_slowly, receive, report, request, run, with_disk,
@@ -259,5 +260,38 @@ fn a_target_that_is_killed_while_memory_is_copied_costs_nothing() {
     drop(target);
     let (moved, receipt) = mover.join().unwrap().unwrap();
     assert!(!moved, "{receipt}");
+    assert_healthy(&mut source);
+}
+
+fn terminate(process: &Running) {
+    let pid = Pid::from_raw(process.pid()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+}
+
+#[test]
+fn a_target_that_is_told_to_stop_ends_at_once_and_the_guest_stays() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let cancelled = Some(i32::from(ErrorCode::Cancelled.exit_code()));
+    let (idle, ..) = receive(dir, "idle", &[]);
+    terminate(&idle);
+    let ended = idle.end();
+    assert_eq!(ended.code, cancelled, "{}", ended.stderr);
+
+    let mut source = run(dir, "a.sock", "1", CHECK);
+    assert_healthy(&mut source);
+    let (target, to, token) = receive(dir, "token", &[]);
+    let mover = move_slowly(dir, "a.sock", &to, &token);
+    terminate(&target);
+    let ended = target.end();
+    assert_eq!(ended.code, cancelled, "{}", ended.stderr);
+    let (moved, receipt) = mover.join().unwrap().unwrap();
+    assert!(!moved, "{receipt}");
+    let receipt: serde_json::Value = serde_json::from_str(&receipt).unwrap();
+    let code = ErrorCode::Cancelled.exit_code();
+    assert_eq!(receipt["outcome"]["codes"][0], code, "{receipt}");
     assert_healthy(&mut source);
 }
