@@ -44,6 +44,9 @@ pub struct Controls {
     pub faults: Faults,
 }
 
+/// How long the target has to take what was said last.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -110,6 +113,8 @@ pub async fn migrate(
     }
     listener.abort();
     driver.rounds.stop_sending();
+    // Else the reason might be lost with the link.
+    driver.control.finish_within(LAST_WORDS).await;
     link.peer
         .close(CloseCode::Done, "the migration is over")
         .await;
