@@ -8,6 +8,7 @@ mod hostile_sources;
 mod hostile_targets;
 mod migrate;
 mod migrate_faults;
+mod migrate_limits;
 mod moving;
 mod peer;
 mod protocol;

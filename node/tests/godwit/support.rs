@@ -48,8 +48,12 @@ pub struct Running {
 
 impl Running {
     pub fn start(dir: &Path, args: &[&str]) -> Self {
-        let mut child = Command::new(GODWIT)
-            .args(args)
+        Self::spawn(dir, Command::new(GODWIT).args(args))
+    }
+
+    /// Starts it by way of another program that becomes it.
+    pub fn spawn(dir: &Path, command: &mut Command) -> Self {
+        let mut child = command
             .current_dir(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
