@@ -12,7 +12,7 @@ pub(super) fn inject_help(side: Side) -> String {
     let mut help = format!(
         "Have the migration fail at a step of the {side}; may be repeated\n\n\
          STEP is the first time that the step is taken, STEP@N the Nth. FAULT is one of\n  {}\n\
-         with TIME as in 500ms or 2s. `error`, `disk-full` and `out-of-memory` fail the step, `delay` \
+         with TIME as in 500ms or 2s. `error`, `disk-full` and `out-of-memory` fail the step, `cancel` is the user's, `delay` \
          holds this side up before it, `cut` drops all traffic unsaid, as a dead network does, and \
          `kill` is SIGKILL. A fault strikes once. Steps:\n",
         Fault::FORMS.join("  ")

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -95,11 +95,11 @@ impl Migrate {
             let injected = client.inject_faults(&self.inject);
             injected.map_err(|error| error.coded())?;
         }
-        let over = AtomicBool::new(false);
+        let (over, under_way) = mpsc::channel();
         let migrated = thread::scope(|scope| {
-            scope.spawn(|| show_progress(&mut watcher, &over));
+            scope.spawn(move || show_progress(&mut watcher, &under_way));
             let migrated = client.migrate(request);
-            over.store(true, Ordering::Release);
+            drop(over);
             migrated
         });
         let (moved, receipt) = migrated.map_err(|error| lost(&error))?;
@@ -126,11 +126,11 @@ fn lost(error: &ClientError) -> CodedError {
     }
 }
 
-/// Shows how far it has come until `over`.
-fn show_progress(client: &mut Client, over: &AtomicBool) {
+/// Shows how far it has come until the other end of `under_way` is gone.
+fn show_progress(client: &mut Client, under_way: &Receiver<()>) {
     let mut stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
-    while !over.load(Ordering::Acquire) {
+    loop {
         if let Ok(Some(progress)) = client.migration_progress()
             && let Ok(progress) = serde_json::from_str::<Value>(&progress)
             && terminal
@@ -138,7 +138,9 @@ fn show_progress(client: &mut Client, over: &AtomicBool) {
             let _ = write!(stderr, "\r\x1b[K{}", line(&progress));
             let _ = stderr.flush();
         }
-        thread::sleep(PROGRESS_EVERY);
+        if under_way.recv_timeout(PROGRESS_EVERY) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
     }
     if terminal {
         let _ = write!(stderr, "\r\x1b[K");

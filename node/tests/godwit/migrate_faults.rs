@@ -36,8 +36,9 @@ enum Taken {
     Unwinding(&'static str),
     /// When the source has given it up, if this fault was met first.
     UnwindingAfter(&'static str),
-    /// Not in a migration as these: by other modes, by guests that write more than the link takes, or
-    /// by a cancellation in the blackout.
+    /// When the source has given it up, if somebody wants it to stop all the same.
+    TooLate(&'static str),
+    /// Not in a migration as these: in other modes, or of guests that write more than the link takes.
     Elsewhere,
 }
 
@@ -78,6 +79,9 @@ fn taken(step: Step) -> Taken {
         Step::CloseWindow => Taken::Unwinding("source:pause-guest=error"),
         Step::TargetAbort | Step::Discard => Taken::Unwinding("target:restore-state=error"),
         Step::SendRefuse => Taken::Unwinding("target:prepare=error"),
+        Step::SendCancel => Taken::Unwinding("target:send-accept=cancel"),
+        Step::SourceTooLate => Taken::TooLate("source:send-relinquish=cancel"),
+        Step::TargetTooLate => Taken::TooLate("target:send-ready=cancel"),
         Step::SendNotStarted => Taken::UnwindingAfter("target:resume-guest=error"),
         Step::SetThrottle
         | Step::DigestMemory
@@ -87,14 +91,11 @@ fn taken(step: Step) -> Taken {
         | Step::SendPushDone
         | Step::Redial
         | Step::SendRecover
-        | Step::SourceTooLate
         | Step::CheckDigests
         | Step::RegisterMissing
         | Step::RequestPages
         | Step::InstallPages
-        | Step::SendReceived
-        | Step::SendCancel
-        | Step::TargetTooLate => Taken::Elsewhere,
+        | Step::SendReceived => Taken::Elsewhere,
     }
 }
 
@@ -106,6 +107,8 @@ struct Case {
     cause: Option<&'static str>,
     /// Whether the source may have given the guest up when it strikes.
     after: bool,
+    /// Whether what leads there, and a cancel there, changes nothing.
+    too_late: bool,
 }
 
 impl Case {
@@ -123,24 +126,30 @@ impl Case {
 
     /// Whether the guest is to stay at the source, which lives.
     fn stays(&self) -> bool {
-        let harmless = matches!(self.fault, Fault::Delay(_)) && self.cause.is_none();
-        !self.after && !harmless && !self.kills(Side::Source)
+        !self.after && !self.moves() && !self.kills(Side::Source)
     }
 
     /// Whether nothing but time is lost.
     fn moves(&self) -> bool {
-        matches!(self.fault, Fault::Delay(_)) && self.cause.is_none()
+        let harmless = match self.fault {
+            Fault::Delay(_) => true,
+            Fault::Cancel => self.too_late,
+            _ => false,
+        };
+        harmless && (self.cause.is_none() || self.too_late)
     }
 }
 
 fn cases(faults: &[&str]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &step in Step::ALL {
-        let (after, cause) = match taken(step) {
-            Taken::Before => (false, None),
-            Taken::After => (true, None),
-            Taken::Unwinding(cause) => (false, Some(cause)),
-            Taken::UnwindingAfter(cause) => (true, Some(cause)),
+        let (after, too_late, cause) = match taken(step) {
+            // A target that is ready waits for the source's word, whatever its user wants.
+            Taken::Before => (false, step == Step::SendReady, None),
+            Taken::After => (true, true, None),
+            Taken::Unwinding(cause) => (false, false, Some(cause)),
+            Taken::UnwindingAfter(cause) => (true, false, Some(cause)),
+            Taken::TooLate(cause) => (true, true, Some(cause)),
             Taken::Elsewhere => continue,
         };
         for fault in faults {
@@ -148,11 +157,16 @@ fn cases(faults: &[&str]) -> Vec<Case> {
             if fault.fails_the_step() && step.on_error() == OnError::Never {
                 continue;
             }
+            // Applying a batch is no command of the machine's, and so not cancelled.
+            if fault == Fault::Cancel && step == Step::ApplyBatch {
+                continue;
+            }
             cases.push(Case {
                 step,
                 fault,
                 cause,
                 after,
+                too_late,
             });
         }
     }
@@ -176,6 +190,12 @@ struct Guest {
     beats: Beats,
 }
 
+/// The number of a heartbeat. A guest that is moved within a line begins it here and ends it there.
+fn beat(line: &str) -> Option<u64> {
+    let whole = line.starts_with("heartbeat ") && line.contains(" ticks=");
+    whole.then(|| field(line, "seq"))
+}
+
 /// Heartbeats of one guest, by all its processes.
 #[derive(Default)]
 struct Beats {
@@ -187,9 +207,7 @@ impl Beats {
     fn take(&mut self, process: &mut Running) -> usize {
         let mut beats = 0;
         for line in process.lines_so_far() {
-            // The last line of a process that was killed may be cut short.
-            if line.starts_with("heartbeat ") && line.contains(" ticks=") {
-                let seq = field(&line, "seq");
+            if let Some(seq) = beat(&line) {
                 assert!(self.seen.insert(seq), "it ran twice: {line}");
                 beats += 1;
             } else if line.starts_with("check ") && line.contains(" written=") {
@@ -285,9 +303,11 @@ impl Lane {
             assert!(case.after || case.moves(), "moved in spite of it");
             let left = guest.process.end();
             assert_eq!(left.code, Some(0), "{}", left.stderr);
-            for line in left.stdout.iter().filter(|l| l.starts_with("heartbeat ")) {
-                guest.beats.seen.insert(field(line, "seq"));
-            }
+            // Nobody else has said any of it before.
+            guest
+                .beats
+                .seen
+                .extend(left.stdout.iter().filter_map(|line| beat(line)));
             if case.kills(Side::Target) {
                 return;
             }
@@ -299,9 +319,15 @@ impl Lane {
             assert!(case.after && !case.moves(), "given up: {text}");
             self.judge_unconfirmed(guest, target);
         } else {
-            assert!(!case.moves(), "a mere delay fails it: {text}");
+            assert!(!case.moves(), "it should have moved: {text}");
+            if case.fault == Fault::Cancel && case.cause.is_none() {
+                assert_eq!(code, i32::from(ErrorCode::Cancelled.exit_code()), "{text}");
+            }
+            let never = code == i32::from(ErrorCode::NeverStarted.exit_code());
+            // Its readiness may not have got through.
+            let unheard = case.step == Step::TargetTooLate;
             assert!(
-                case.stays() || code == i32::from(ErrorCode::NeverStarted.exit_code()),
+                case.stays() || never || unheard,
                 "code {code} after the handover: {text}"
             );
             guest.beats.await_in(&mut guest.process);
@@ -440,5 +466,5 @@ fn whatever_fails_at_whatever_step_one_guest_runs_and_nobody_is_told_otherwise()
     if !has_kvm() {
         return;
     }
-    run(cases(&["error", DELAY, "cut", "kill"]));
+    run(cases(&["error", DELAY, "cut", "kill", "cancel"]));
 }
