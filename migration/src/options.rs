@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use godwit_proto::migrate::{MAX_STREAMS, Mode};
 
+use crate::source::MAX_REQUEST_PAGES;
+
 /// Settings of one migration. Fields are free to change; [`Options::check`] says what is wrong with
 /// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,13 +26,15 @@ pub struct Options {
     pub streams: u16,
     /// Compression of pages.
     pub compression: Compression,
+    /// Pages that the target can only install together: as many as a page of its host has; 1.
+    pub unit_pages: u64,
     /// Whether all memory is compared at the switch; no.
     pub compare_memory: bool,
     /// How long the target may take to build the guest; 60 s.
     pub prepare_timeout: Duration,
     /// How long a paused guest may wait for the target before the source resumes it; 10 s.
     pub switch_timeout: Duration,
-    /// How long either side redials after the source relinquished; 300 s.
+    /// How long a cut link is redialled after the source relinquished; 300 s.
     pub recovery_window: Duration,
 }
 
@@ -94,6 +98,7 @@ impl Default for Options {
             },
             streams: 4,
             compression: Compression::Auto,
+            unit_pages: 1,
             compare_memory: false,
             prepare_timeout: Duration::from_secs(60),
             switch_timeout: Duration::from_secs(10),
@@ -163,6 +168,12 @@ impl Options {
             "streams",
             self.streams.to_string(),
             "1 to 64",
+        );
+        want(
+            self.unit_pages.is_power_of_two() && self.unit_pages <= MAX_REQUEST_PAGES,
+            "unit of pages",
+            self.unit_pages.to_string(),
+            "a power of two up to 512",
         );
         if let Compression::Level(level) = self.compression {
             want(

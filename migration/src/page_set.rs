@@ -60,6 +60,20 @@ impl PageSet {
         self.for_words(first, end, |word, mask| *word &= !mask);
     }
 
+    /// Puts all pages in that share a unit of `unit` pages with one of the set; units are aligned.
+    pub fn widen(&mut self, unit: u64) {
+        if unit <= 1 {
+            return;
+        }
+        let mut from = 0;
+        while let Some((first, count)) = self.next_run(from) {
+            let start = first / unit * unit;
+            let end = (first + count).div_ceil(unit) * unit;
+            self.insert_run(start, end - start);
+            from = end;
+        }
+    }
+
     /// Takes all pages out.
     pub fn clear(&mut self) {
         self.words.fill(0);
@@ -146,6 +160,19 @@ mod tests {
             let runs: Vec<_> = set.runs().collect();
             prop_assert!(runs.windows(2).all(|w| w[0].0 + w[0].1 < w[1].0), "runs do not touch");
         }
+    }
+
+    #[test]
+    fn a_widened_set_holds_whole_units() {
+        let mut set = PageSet::empty(1000);
+        set.insert_run(3, 2);
+        set.insert_run(510, 4);
+        set.insert(990);
+        set.widen(8);
+        let runs: Vec<_> = set.runs().collect();
+        assert_eq!(runs, [(0, 8), (504, 16), (984, 8)]);
+        set.widen(512);
+        assert_eq!(set, PageSet::full(1000));
     }
 
     #[test]

@@ -226,6 +226,14 @@ impl Policy {
         (Decision::Continue(next), Reason::Throttled)
     }
 
+    /// Gives post-copy up, for the target cannot do it; `false` when the user insists on it.
+    pub fn does_without_post_copy(&mut self) -> bool {
+        if self.mode == Mode::Hybrid {
+            self.mode = Mode::PreCopy;
+        }
+        self.mode != Mode::PostCopy && self.action != TimeoutAction::PostCopy
+    }
+
     /// What is done when the time is up.
     pub fn time_up(&self) -> Decision {
         match self.action {

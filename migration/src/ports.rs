@@ -91,3 +91,54 @@ pub trait Pausable: Send + Sync {
     /// When the kernel refuses.
     fn relinquish(&self) -> Result<(), PortError>;
 }
+
+/// What happens while memory follows a guest.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Somebody waits for this page, which has not arrived. Told again when another one waits for it.
+    Fault(u64),
+    /// Who waits now may wait for ever.
+    Failed(PortError),
+}
+
+/// Lets memory follow a guest that was built and has not run.
+pub trait FollowingMemory: Send + Sync {
+    /// Pages that can only be installed together, aligned; a power of two up to 512.
+    fn unit_pages(&self) -> u64;
+    /// Makes whoever touches one of `pages` wait until it is installed, whatever it holds now.
+    /// `tell` is called on a thread that waits for nothing else.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the guest must not run then.
+    fn make_absent(
+        &self,
+        pages: &crate::PageSet,
+        tell: Box<dyn FnMut(Arrival) + Send>,
+    ) -> Result<std::sync::Arc<dyn ArrivingMemory>, PortError>;
+}
+
+/// Memory that follows a guest. Callable from several threads at once. What is there already keeps
+/// its content: the guest may have written it. `arrived` is given the runs, (first page, pages), that
+/// are there now and were not before: perhaps none, or more than were brought.
+pub trait ArrivingMemory: Send + Sync {
+    /// Installs whole pages from `first` on, and lets go who waits for them.
+    ///
+    /// # Errors
+    /// When they are not in memory, or memory is exhausted.
+    fn install(
+        &self,
+        first: u64,
+        bytes: &[u8],
+        arrived: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), PortError>;
+    /// As [`ArrivingMemory::install`], of zeros: they take no memory until they are touched.
+    ///
+    /// # Errors
+    /// As [`ArrivingMemory::install`].
+    fn install_zeros(
+        &self,
+        first: u64,
+        count: u64,
+        arrived: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), PortError>;
+}

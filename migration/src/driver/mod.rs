@@ -5,18 +5,25 @@
 //! events, and the machine's commands into calls of the [ports](crate::ports). Calls that block run on
 //! threads of their own, so that the machine hears of a cancellation, or of the peer's death, at once.
 //!
-//! Only pre-copy is carried out. A command of another mode is answered as failed, and a link that was
-//! cut is not dialled again.
+//! Before the switch pages go in rounds over the bulk streams. In post-copy they follow the guest: what
+//! it waits for over the fault stream, the rest over bulk. A link that is cut after the source gave
+//! the guest up is made again, by the source; each has a number, by which what is left over from an
+//! old one is told apart. A move within a host is not carried out.
 
 #![allow(clippy::disallowed_methods)] // an edge: what the machines are told of time is read here
 
+mod arrivals;
+mod fault_around;
+mod fault_stream;
 mod hello;
+mod pages;
 mod rounds;
 mod source;
 mod target;
+mod verify;
 
 pub use hello::settle;
-pub use source::{Controls, SourceGuest, migrate};
+pub use source::{Controls, SourceGuest, Way, migrate};
 pub use target::{Prepared, TargetHost, receive};
 
 use std::error::Error;

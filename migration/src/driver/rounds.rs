@@ -1,15 +1,16 @@
-//! Sending rounds of pages over the bulk streams, at the source.
+//! Sending pages over the bulk streams, at the source: rounds, and what is pushed after the guest.
 //!
 //! Each stream has a task with an encoder of its own. A round is a queue of runs from which the tasks
 //! help themselves, so a slow stream takes less and all end together; each page of a round goes over
-//! one stream (MIG-75).
+//! one stream (MIG-75). What is pushed goes over the stream that has least to do.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_proto::codes::{CodedError, ErrorCode};
-use tokio::sync::mpsc;
+use godwit_proto::migrate::PageRun;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, block_in_place};
 
 use crate::PageSet;
@@ -21,6 +22,9 @@ use crate::transport::BulkSender;
 
 /// Pages that a stream takes from a round at a time: 2 MiB, some milliseconds of a fast link.
 const SHARE_PAGES: u64 = 512;
+
+/// Pages of a push that are encoded at a time, so that those who ask for others soon get a turn.
+const PUSH_SHARE_PAGES: u64 = 64;
 
 /// A write that takes longer had to wait for the link, not just for a copy into its buffers.
 const FILLED: Duration = Duration::from_millis(1);
@@ -59,6 +63,19 @@ struct Job {
     done: mpsc::UnboundedSender<Result<Share, CodedError>>,
 }
 
+/// Pages that follow the guest.
+struct Push {
+    run: PageRun,
+    /// Counts what the stream has to do.
+    waiting: Arc<AtomicUsize>,
+    done: oneshot::Sender<Result<BytesByKind, CodedError>>,
+}
+
+enum Work {
+    Round(Job),
+    Push(Push),
+}
+
 /// What a stream did of a round.
 struct Share {
     stream: usize,
@@ -68,7 +85,7 @@ struct Share {
 
 /// The bulk streams.
 pub(super) struct Rounds {
-    streams: Vec<mpsc::UnboundedSender<Job>>,
+    streams: Vec<(mpsc::UnboundedSender<Work>, Arc<AtomicUsize>)>,
     tasks: JoinSet<()>,
     generation: Arc<AtomicU64>,
 }
@@ -94,13 +111,15 @@ impl Rounds {
                 let stream = Stream {
                     index,
                     encoder: PageEncoder::new(sent.clone(), codec, clock),
+                    sent: sent.clone(),
+                    round: 0,
                     bulk,
                     memory: memory.clone(),
                     generation: generation.clone(),
                     out: Vec::new(),
                 };
                 tasks.spawn(stream.serve(inbox));
-                jobs
+                (jobs, Arc::default())
             })
             .collect();
         Self {
@@ -124,9 +143,9 @@ impl Rounds {
             done,
         };
         let streams = self.streams.len();
-        for stream in &self.streams {
+        for (stream, _) in &self.streams {
             // A task that has ended answers by dropping `done`.
-            let _ = stream.send(job.clone());
+            let _ = stream.send(Work::Round(job.clone()));
         }
         drop(job);
         async move {
@@ -145,6 +164,25 @@ impl Rounds {
             }
             Ok(sent)
         }
+    }
+
+    /// Sends pages that follow the guest, whole, whatever the target had of them; the answer comes
+    /// when they have been given to the link.
+    pub(super) fn push(
+        &self,
+        run: PageRun,
+    ) -> impl Future<Output = Result<BytesByKind, CodedError>> + Send + use<> {
+        let (done, answer) = oneshot::channel();
+        let least = self
+            .streams
+            .iter()
+            .min_by_key(|(_, waiting)| waiting.load(Ordering::Relaxed));
+        if let Some((stream, waiting)) = least {
+            waiting.fetch_add(1, Ordering::Relaxed);
+            let waiting = waiting.clone();
+            let _ = stream.send(Work::Push(Push { run, waiting, done }));
+        }
+        async move { answer.await.unwrap_or_else(|_| Err(stream_ended())) }
     }
 
     /// Drops what has not been sent of earlier rounds.
@@ -170,7 +208,7 @@ fn content_pages(stats: &PageStats) -> u64 {
     stats.delta.pages + stats.zstd.pages + stats.raw.pages
 }
 
-fn bytes_by_kind(stats: &PageStats) -> BytesByKind {
+pub(super) fn bytes_by_kind(stats: &PageStats) -> BytesByKind {
     BytesByKind {
         zero: stats.zero.bytes,
         unchanged: stats.unchanged.bytes,
@@ -183,6 +221,9 @@ fn bytes_by_kind(stats: &PageStats) -> BytesByKind {
 struct Stream {
     index: usize,
     encoder: PageEncoder,
+    sent: Arc<SentPages>,
+    /// The last round, as batches number it.
+    round: u32,
     bulk: BulkSender,
     memory: Arc<dyn GuestMemory>,
     generation: Arc<AtomicU64>,
@@ -190,20 +231,48 @@ struct Stream {
 }
 
 impl Stream {
-    async fn serve(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
-        while let Some(job) = jobs.recv().await {
-            let share = self.work(&job).await;
-            let failed = share.is_err();
-            // Without a receiver the round is of no interest any more.
-            let _ = job.done.send(share);
+    async fn serve(mut self, mut inbox: mpsc::UnboundedReceiver<Work>) {
+        while let Some(work) = inbox.recv().await {
+            // Without a receiver the answer is of no interest any more.
+            let failed = match work {
+                Work::Round(job) => {
+                    let share = self.work(&job).await;
+                    let failed = share.is_err();
+                    let _ = job.done.send(share);
+                    failed
+                }
+                Work::Push(push) => {
+                    let pushed = self.push(push.run).await;
+                    let failed = pushed.is_err();
+                    push.waiting.fetch_sub(1, Ordering::Relaxed);
+                    let _ = push.done.send(pushed);
+                    failed
+                }
+            };
             if failed {
                 return;
             }
         }
     }
 
+    async fn push(&mut self, run: PageRun) -> Result<BytesByKind, CodedError> {
+        let before = self.encoder.stats();
+        let end = run.first + run.count;
+        let mut first = run.first;
+        while first < end {
+            let count = PUSH_SHARE_PAGES.min(end - first);
+            // The target gave them up, or a batch was lost with its link (MIG-76).
+            self.sent.digests().forget(first, count);
+            self.send([(first, count)]).await?;
+            first += count;
+        }
+        Ok(bytes_by_kind(&self.encoder.stats().since(&before)))
+    }
+
     async fn work(&mut self, job: &Job) -> Result<Share, CodedError> {
         let before = (self.encoder.batches(), self.encoder.stats());
+        // Batches are numbered from round 0, in which untouched memory need not be read.
+        self.round = job.round - 1;
         loop {
             if self.generation.load(Ordering::Acquire) != job.generation {
                 break;
@@ -216,28 +285,33 @@ impl Stream {
             if runs.is_empty() {
                 break;
             }
-            self.out.clear();
-            // Batches are numbered from round 0, in which untouched memory need not be read.
-            block_in_place(|| {
-                self.encoder
-                    .encode(&*self.memory, runs, job.round - 1, &mut self.out)
-            })
-            .map_err(|error| super::coded(ErrorCode::Memory, &error))?;
-            let begin = Instant::now();
-            self.bulk
-                .write(&self.out)
-                .await
-                .map_err(|error| super::coded(ErrorCode::PeerProtocol, &error))?;
-            let took = begin.elapsed();
-            let bytes = self.out.len() as u64;
-            self.encoder
-                .codec_mut()
-                .observe_link(bytes, took, took > FILLED);
+            self.send(runs).await?;
         }
         Ok(Share {
             stream: self.index,
             batches: self.encoder.batches() - before.0,
             stats: self.encoder.stats().since(&before.1),
         })
+    }
+
+    /// Encodes pages and gives them to the link.
+    async fn send(&mut self, runs: impl IntoIterator<Item = Run>) -> Result<(), CodedError> {
+        self.out.clear();
+        block_in_place(|| {
+            self.encoder
+                .encode(&*self.memory, runs, self.round, &mut self.out)
+        })
+        .map_err(|error| super::coded(ErrorCode::Memory, &error))?;
+        let begin = Instant::now();
+        self.bulk
+            .write(&self.out)
+            .await
+            .map_err(|error| super::coded(ErrorCode::PeerProtocol, &error))?;
+        let took = begin.elapsed();
+        let bytes = self.out.len() as u64;
+        self.encoder
+            .codec_mut()
+            .observe_link(bytes, took, took > FILLED);
+        Ok(())
     }
 }

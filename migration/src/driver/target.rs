@@ -5,17 +5,23 @@ use std::time::{Duration, Instant};
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::frame::FrameKind;
-use godwit_proto::migrate::{Accept, FromSource, FromTarget, Offer, VERSIONS};
+use godwit_proto::migrate::{Accept, FromTarget, Offer, PageRun, VERSIONS};
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, block_in_place, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
-use super::{MAX_HEARD, coded, digest_seed};
-use crate::fault::{self, Faults};
-use crate::page::{BatchReader, DigestTable, PAGE_VERSIONS, PageDecoder};
-use crate::ports::{GuestMemory, Pausable, PortError};
+use super::arrivals::{Events, Happening, Told, await_again, hearing, listen};
+use super::fault_around::FaultAround;
+use super::pages::{Destination, Reader};
+use super::{coded, digest_seed, verify};
+use crate::PageSet;
+use crate::fault::Faults;
+use crate::page::DigestTable;
+use crate::ports::{Arrival, FollowingMemory, GuestMemory, Pausable, PortError};
 use crate::target::{Command, Event, Limits, Outcome, Step, Target};
-use crate::transport::{BulkReceiver, CloseCode, FrameReceiver, FrameSender, TargetLink};
+use crate::transport::{
+    BulkReceiver, CloseCode, FrameReceiver, FrameSender, Peer, Receiver, TargetLink,
+};
 
 /// A guest that was built for an offer and waits for its memory and state.
 #[derive(Clone)]
@@ -24,6 +30,8 @@ pub struct Prepared {
     pub memory: Arc<dyn GuestMemory>,
     /// The guest.
     pub guest: Arc<dyn Pausable>,
+    /// Lets its memory follow it; `None` when this host cannot.
+    pub following: Option<Arc<dyn FollowingMemory>>,
 }
 
 /// What builds guests at the target. Called on threads where it may block.
@@ -35,184 +43,313 @@ pub trait TargetHost: Send + Sync + 'static {
     fn prepare(&self, offer: &Offer) -> Result<Prepared, Vec<CodedError>>;
     /// The guest runs here now: tells its networks.
     fn announce(&self);
+    /// All memory is here: nothing waits for it any more, and the guest may be moved on.
+    fn memory_whole(&self);
+    /// Memory that the running guest needs will never be here: it must not go on.
+    fn memory_lost(&self, error: &CodedError);
     /// Takes the guest apart; it never ran.
     fn discard(&self);
 }
 
-/// Bytes that are read from a bulk stream at a time.
-const READ_BYTES: usize = 256 << 10;
+/// How long the source may take to close a link on which all is said; longer than it takes to notice
+/// that a link is dead.
+const GOODBYE: Duration = Duration::from_secs(4);
 
 /// Takes the guest over that `link` brings, and tells what became of it. It runs here exactly when that is
-/// [`Outcome::Completed`].
+/// [`Outcome::Completed`]. A source that lost its link comes again through `receiver`. When `cancelled`
+/// ends before the guest is ready to run here, it stays with the source.
 ///
-/// Gives it up when `cancelled` ends, if the source has not given the guest up by then. Needs tokio's
-/// multi-threaded runtime.
+/// Needs tokio's multi-threaded runtime. Returns when the source knows how it ended, or cannot be
+/// told any more; the host learns everything as it happens.
 pub async fn receive(
     link: TargetLink,
+    receiver: Receiver,
     host: Arc<dyn TargetHost>,
     limits: Limits,
     faults: Faults,
     cancelled: impl Future<Output = ()>,
 ) -> Outcome {
     let begin = Instant::now();
-    let (events, mut inbox) = mpsc::unbounded_channel();
-    let (said, mut heard) = mpsc::channel(MAX_HEARD);
-    let listener = tokio::spawn(listen(link.control.receiver, said.clone()));
+    let (sender, mut inbox) = mpsc::unbounded_channel();
+    let (told, mut heard) = hearing();
+    let door = tokio::spawn(await_again(receiver, sender.clone()));
     let mut machine = Target::start(limits, begin.elapsed());
     let mut driver = Driver {
         host,
-        events,
-        said,
-        control: link.control.sender,
-        bulk: link.bulk,
+        sender,
+        told,
+        live: None,
+        number: 0,
+        lost: None,
+        said: begin,
         readers: JoinSet::new(),
         prepared: None,
+        announcing: None,
+        ready: false,
         outcome: None,
         faults,
     };
+    driver.connect(link);
     tokio::pin!(cancelled);
     let mut cancellable = true;
     while !machine.is_finished() {
         let due = machine
             .deadline()
             .map_or(begin + Duration::from_secs(86_400), |at| begin + at);
-        let event = tokio::select! {
-            event = inbox.recv() => event.expect("the driver holds a sender"),
-            Some(event) = heard.recv() => Happening::Event(event),
+        let happening = tokio::select! {
+            happening = inbox.recv() => happening.expect("the driver holds a sender"),
+            Some(happening) = heard.next() => happening,
+            () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
             () = &mut cancelled, if cancellable => {
                 cancellable = false;
                 Happening::Event(Event::Cancel)
             }
-            () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
         };
-        let event = match event {
-            Happening::Event(event) => event,
-            Happening::Prepared(prepared, digests) => {
-                driver.read_bulk(&prepared, &digests);
-                driver.prepared = Some(prepared);
-                Event::Prepared(Accept::default())
-            }
-        };
-        let commands = machine.handle(event, begin.elapsed());
-        driver.carry_out(commands).await;
+        driver.take(happening, &mut machine, begin.elapsed()).await;
     }
-    listener.abort();
+    // The source closes the link when it has heard how it ended, or comes again to ask.
+    driver.said = Instant::now();
+    while let Some(until) = driver.awaits_source(limits.recovery_window) {
+        let happening = tokio::select! {
+            happening = inbox.recv() => happening.expect("the driver holds a sender"),
+            Some(happening) = heard.next() => happening,
+            () = sleep_until(TokioInstant::from_std(until)) => break,
+        };
+        if matches!(happening, Happening::Closed(number) if number == driver.number) {
+            break;
+        }
+        driver.take(happening, &mut machine, begin.elapsed()).await;
+    }
+    door.abort();
     driver.readers.abort_all();
-    // The source closes first when all went well: it has heard that it is complete.
-    let _ = tokio::time::timeout(Duration::from_secs(1), link.peer.ended()).await;
-    link.peer
-        .close(CloseCode::Done, "the migration is over")
-        .await;
+    if let Some(live) = driver.live.take() {
+        live.listener.abort();
+        live.peer
+            .close(CloseCode::Done, "the migration is over")
+            .await;
+    }
     driver
         .outcome
         .expect("the machine finishes with an outcome")
 }
 
-/// What the driver hears of.
-enum Happening {
-    Event(Event),
-    /// [`Command::Prepare`] is done; here is where the digests of its pages go.
-    Prepared(Prepared, Arc<DigestTable>),
-}
-
-/// Turns what the source says into events, until the link ends.
-async fn listen(mut control: FrameReceiver, events: mpsc::Sender<Event>) {
-    loop {
-        let event = match control.next().await {
-            Ok(frame) => match FromSource::from_frame(&frame) {
-                Ok(message) => Event::Control(message),
-                Err(error) => {
-                    tracing::warn!(%error, "the source breaks the protocol");
-                    Event::LinkLost
-                }
-            },
-            Err(error) => {
-                tracing::debug!(%error, "the link to the source has ended");
-                Event::LinkLost
-            }
-        };
-        let over = matches!(event, Event::LinkLost);
-        if events.send(event).await.is_err() || over {
-            return;
-        }
-    }
+/// A link that is up, as far as is known.
+struct Live {
+    control: FrameSender,
+    faults: FrameSender,
+    peer: Peer,
+    events: Events,
+    listener: JoinHandle<()>,
+    /// Until there is memory to put pages in.
+    pages: Option<(Vec<BulkReceiver>, FrameReceiver)>,
 }
 
 struct Driver {
     host: Arc<dyn TargetHost>,
-    events: mpsc::UnboundedSender<Happening>,
-    /// For what comes of the peer.
-    said: mpsc::Sender<Event>,
-    control: FrameSender,
-    /// Until there is memory to put pages in.
-    bulk: Vec<BulkReceiver>,
+    sender: mpsc::UnboundedSender<Happening>,
+    /// For what comes of the source.
+    told: Told,
+    live: Option<Live>,
+    /// The number of the last link.
+    number: u64,
+    /// When it was lost.
+    lost: Option<Instant>,
+    /// When all was said on the link.
+    said: Instant,
     readers: JoinSet<()>,
-    prepared: Option<Prepared>,
+    prepared: Option<(Prepared, Destination)>,
+    announcing: Option<JoinHandle<()>>,
+    /// The source was told that it may give the guest up.
+    ready: bool,
     outcome: Option<Outcome>,
     faults: Faults,
 }
 
 impl Driver {
+    /// Tells the machine what happened, and does what it says.
+    async fn take(&mut self, happening: Happening, machine: &mut Target, now: Duration) {
+        let event = match happening {
+            Happening::Event(event) => event,
+            Happening::FromLink(number, _) | Happening::Closed(number)
+                if number != self.number || self.live.is_none() =>
+            {
+                return;
+            }
+            Happening::FromLink(_, Event::LinkLost) | Happening::Closed(_) => {
+                self.disconnect();
+                Event::LinkLost
+            }
+            Happening::FromLink(_, event) => event,
+            Happening::Prepared(prepared, destination) => {
+                let accept = Accept {
+                    post_copy: prepared.following.is_some(),
+                    ..Accept::default()
+                };
+                self.prepared = Some((prepared, destination));
+                self.read_pages();
+                Event::Prepared(accept)
+            }
+            Happening::Link(_) if !self.ready => {
+                return tracing::warn!("the source came again although it has the guest");
+            }
+            Happening::Link(link) => {
+                if self.live.is_some() {
+                    self.disconnect();
+                    let commands = machine.handle(Event::LinkLost, now);
+                    self.carry_out(commands).await;
+                }
+                self.connect(*link);
+                self.read_pages();
+                Event::LinkRestored
+            }
+        };
+        let commands = machine.handle(event, now);
+        self.carry_out(commands).await;
+    }
+
     async fn carry_out(&mut self, commands: Vec<Command>) {
         for command in commands {
-            let Some(command) = self.faults.before(command, |event| self.tell(event)).await else {
+            let tell = |event| {
+                self.tell(match event {
+                    Event::LinkLost => Happening::FromLink(self.number, Event::LinkLost),
+                    event => Happening::Event(event),
+                });
+            };
+            let Some(command) = self.faults.before(command, tell).await else {
                 continue;
             };
             match command {
                 Command::SendControl(message) => self.say(&message).await,
                 Command::Prepare(offer) => self.prepare(offer),
-                Command::RestoreState(state) => self.with_guest(Step::RestoreState, move |guest| {
-                    guest.restore(&state)?;
-                    Ok(Event::Restored)
-                }),
-                Command::ResumeGuest(_) => self.with_guest(Step::ResumeGuest, |guest| {
-                    guest.resume()?;
+                Command::RestoreState(state) => {
+                    self.with_guest(Step::RestoreState, move |prepared| {
+                        prepared.guest.restore(&state)?;
+                        Ok(Event::Restored)
+                    });
+                }
+                Command::ResumeGuest(_) => self.with_guest(Step::ResumeGuest, |prepared| {
+                    prepared.guest.resume()?;
                     Ok(Event::Resumed)
                 }),
                 Command::AnnounceNetwork => {
                     let host = self.host.clone();
-                    spawn_blocking(move || host.announce());
+                    self.announcing = Some(spawn_blocking(move || host.announce()));
                 }
                 // There is no control plane yet that the change of owner is committed to.
-                Command::Commit(_) => self.tell(Event::Committed),
+                Command::Commit(_) => self.tell(Happening::Event(Event::Committed)),
                 Command::Discard => {
                     self.prepared = None;
-                    let host = self.host.clone();
                     // The guest's locks are free before the outcome is told.
-                    let _ = spawn_blocking(move || host.discard()).await;
+                    self.with_host(<dyn TargetHost>::discard).await;
                 }
-                Command::Finish(outcome) => self.outcome = Some(outcome),
-                Command::CheckDigests(_) => self.not_offered(Step::CheckDigests),
-                Command::RegisterMissing(_) => self.not_offered(Step::RegisterMissing),
-                Command::RequestPages(_) => self.not_offered(Step::InstallPages),
+                Command::MemoryWhole => {
+                    if let Some(announcing) = self.announcing.take()
+                        && let Err(error) = announcing.await
+                    {
+                        tracing::error!(%error, "the host failed over the guest's networks");
+                    }
+                    self.with_host(<dyn TargetHost>::memory_whole).await;
+                }
+                Command::Finish(outcome) => {
+                    if let Outcome::PagesLost { error, .. } = &outcome {
+                        let error = error.clone();
+                        self.with_host(move |host| host.memory_lost(&error)).await;
+                    }
+                    // From here on the guest is its host's alone.
+                    self.prepared = None;
+                    self.outcome = Some(outcome);
+                }
+                Command::CheckDigests(digests) => {
+                    self.with_guest(Step::CheckDigests, move |prepared| {
+                        let wrong = verify::wrong(&*prepared.memory, &digests)?;
+                        Ok(Event::DigestsChecked { wrong })
+                    });
+                }
+                Command::RegisterMissing(pages) => self.register_missing(pages),
+                Command::RequestPages(run) => self.request(run).await,
                 Command::CancelTooLate => {}
             }
         }
     }
 
-    async fn say(&mut self, message: &FromTarget) {
-        let version = VERSIONS.newest();
-        let sent = match message.to_payload(version) {
-            Ok(payload) => self
-                .control
-                .send(FrameKind::FromTarget, version, &payload)
-                .await
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+    /// Uses `link` from now on.
+    fn connect(&mut self, link: TargetLink) {
+        self.number += 1;
+        let events = Events {
+            told: self.told.clone(),
+            number: self.number,
+            peer: link.peer.clone(),
         };
-        if let Err(error) = sent {
-            tracing::debug!(error, "the source cannot be told");
-            self.tell(Event::LinkLost);
+        self.lost = None;
+        self.said = Instant::now();
+        self.live = Some(Live {
+            control: link.control.sender,
+            faults: link.fault.sender,
+            peer: link.peer,
+            listener: tokio::spawn(listen(link.control.receiver, events.clone())),
+            events,
+            pages: Some((link.bulk, link.fault.receiver)),
+        });
+    }
+
+    /// The link is of no use any more.
+    fn disconnect(&mut self) {
+        self.lost = Some(Instant::now());
+        if let Some(live) = self.live.take() {
+            live.listener.abort();
+            tokio::spawn(async move { live.peer.close(CloseCode::Abandoned, "").await });
         }
     }
 
+    /// Puts what comes over the link into memory from now on, once there is some.
+    fn read_pages(&mut self) {
+        let (Some(live), Some((_, destination))) = (&mut self.live, &self.prepared) else {
+            return;
+        };
+        let Some((bulk, faults)) = live.pages.take() else {
+            return;
+        };
+        let reader = |stream| {
+            Reader::new(
+                stream,
+                destination,
+                live.events.clone(),
+                self.faults.clone(),
+            )
+        };
+        self.readers.spawn(reader(u16::MAX).serve_faults(faults));
+        for (stream, bulk) in (0..).zip(bulk) {
+            self.readers.spawn(reader(stream).serve_bulk(bulk));
+        }
+        // Those of links that are gone have ended.
+        while self.readers.try_join_next().is_some() {}
+    }
+
+    async fn say(&mut self, message: &FromTarget) {
+        self.ready |= matches!(message, FromTarget::Ready);
+        let Some(live) = &mut self.live else { return };
+        send(&mut live.control, &live.events, message).await;
+    }
+
+    /// Asks for pages that somebody waits for.
+    async fn request(&mut self, run: PageRun) {
+        let Some(live) = &mut self.live else { return };
+        send(
+            &mut live.faults,
+            &live.events,
+            &FromTarget::PageRequest(run),
+        )
+        .await;
+    }
+
     fn prepare(&self, offer: Box<Offer>) {
-        let (host, events) = (self.host.clone(), self.events.clone());
+        let (host, sender) = (self.host.clone(), self.sender.clone());
         spawn_blocking(move || {
             let happening = match host.prepare(&offer) {
                 Ok(prepared) if prepared.memory.pages() == offer.pages => {
                     let digests = DigestTable::new(offer.pages, digest_seed(&offer));
-                    Happening::Prepared(prepared, Arc::new(digests))
+                    let destination = Destination::new(prepared.memory.clone(), digests);
+                    Happening::Prepared(prepared, destination)
                 }
                 Ok(prepared) => {
                     let text = format!(
@@ -225,117 +362,100 @@ impl Driver {
                 }
                 Err(reasons) => Happening::Event(Event::Refused(reasons)),
             };
-            let _ = events.send(happening);
+            let _ = sender.send(happening);
         });
     }
 
-    /// Puts what comes on the bulk streams into memory from now on.
-    fn read_bulk(&mut self, prepared: &Prepared, digests: &Arc<DigestTable>) {
-        for (index, bulk) in std::mem::take(&mut self.bulk).into_iter().enumerate() {
-            let reader = Reader {
-                index: index as u16,
-                bulk,
-                batches: BatchReader::new(PAGE_VERSIONS.newest(), digests.pages()),
-                decoder: PageDecoder::new(digests.clone()),
-                memory: prepared.memory.clone(),
-                events: self.said.clone(),
-                faults: self.faults.clone(),
+    /// From here on pages are installed, and faults heard.
+    fn register_missing(&self, pages: PageSet) {
+        let destination = self.prepared.as_ref().map(|(_, to)| to.clone());
+        let sender = self.sender.clone();
+        self.with_guest(Step::RegisterMissing, move |prepared| {
+            let (Some(following), Some(destination)) = (&prepared.following, destination) else {
+                return Err("this host cannot run a guest before its memory is there".into());
             };
-            self.readers.spawn(reader.serve());
-        }
+            let mut around = FaultAround::new(following.unit_pages());
+            let tell = move |arrival| {
+                let tell = |event| {
+                    let _ = sender.send(Happening::Event(event));
+                };
+                match arrival {
+                    Arrival::Fault(page) => {
+                        let (one, more) = around.fault(page);
+                        tell(Event::Fault(one));
+                        if let Some(more) = more {
+                            tell(Event::Fault(more));
+                        }
+                    }
+                    Arrival::Failed(error) => tell(Event::Failed {
+                        step: Step::InstallPages,
+                        error: coded(ErrorCode::PagesLost, &*error),
+                    }),
+                }
+            };
+            let arriving = following.make_absent(&pages, Box::new(tell))?;
+            if destination.arriving.set(arriving).is_err() {
+                return Err("memory follows the guest already".into());
+            }
+            Ok(Event::MissingRegistered)
+        });
     }
 
     /// Does something with the guest on a thread of its own.
     fn with_guest(
         &self,
         step: Step,
-        work: impl FnOnce(&dyn Pausable) -> Result<Event, PortError> + Send + 'static,
+        work: impl FnOnce(&Prepared) -> Result<Event, PortError> + Send + 'static,
     ) {
-        let Some(prepared) = &self.prepared else {
+        let Some((prepared, _)) = &self.prepared else {
             let error = CodedError::new(ErrorCode::WrongState, "no guest has been built");
-            return self.tell(Event::Failed { step, error });
+            return self.tell(Happening::Event(Event::Failed { step, error }));
         };
-        let (guest, events) = (prepared.guest.clone(), self.events.clone());
+        let (prepared, sender) = (prepared.clone(), self.sender.clone());
         spawn_blocking(move || {
-            let event = work(&*guest).unwrap_or_else(|error| Event::Failed {
+            let event = work(&prepared).unwrap_or_else(|error| Event::Failed {
                 step,
                 error: coded(ErrorCode::Other, &*error),
             });
-            let _ = events.send(Happening::Event(event));
+            let _ = sender.send(Happening::Event(event));
         });
     }
 
-    /// Only a source with options that this build does not offer leads to these commands.
-    fn not_offered(&self, step: Step) {
-        let error = CodedError::new(ErrorCode::Other, "this mode of migration is not built");
-        self.tell(Event::Failed { step, error });
+    /// Tells the host something and waits until it has done what it does about it.
+    async fn with_host(&self, tell: impl FnOnce(&dyn TargetHost) + Send + 'static) {
+        let host = self.host.clone();
+        if let Err(error) = spawn_blocking(move || tell(&*host)).await {
+            tracing::error!(%error, "the host failed over what it was told");
+        }
     }
 
-    fn tell(&self, event: Event) {
+    fn tell(&self, happening: Happening) {
         // The receiver outlives the driver.
-        let _ = self.events.send(Happening::Event(event));
+        let _ = self.sender.send(happening);
+    }
+
+    /// Until when a source that lost its link may come again to ask how it ended; `None` when it
+    /// has no reason to.
+    fn awaits_source(&self, window: Duration) -> Option<Instant> {
+        match self.lost {
+            None => Some(self.said + GOODBYE),
+            Some(lost) => self.ready.then(|| lost + window),
+        }
     }
 }
 
-/// Puts the pages of one bulk stream into memory.
-struct Reader {
-    index: u16,
-    bulk: BulkReceiver,
-    batches: BatchReader,
-    decoder: PageDecoder,
-    memory: Arc<dyn GuestMemory>,
-    events: mpsc::Sender<Event>,
-    faults: Faults,
-}
-
-impl Reader {
-    async fn serve(mut self) {
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            let read = match self.bulk.read(&mut buffer).await {
-                Ok(0) => return,
-                Ok(read) => read,
-                // The control stream tells that the link has ended.
-                Err(error) => return tracing::debug!(%error, "a bulk stream has ended"),
-            };
-            let struck = self.faults.at(fault::Step::ApplyBatch).await;
-            let applied = struck.and_then(|()| block_in_place(|| self.apply(&buffer[..read])));
-            let (events, over) = match applied {
-                Ok(events) => (events, false),
-                Err(error) => {
-                    let step = Step::ApplyBatch;
-                    (vec![Event::Failed { step, error }], true)
-                }
-            };
-            for event in events {
-                if self.events.send(event).await.is_err() {
-                    return;
-                }
-            }
-            if over {
-                return;
-            }
-        }
-    }
-
-    /// Puts what is whole of it into memory; what the machine is to be told of that.
-    fn apply(&mut self, mut input: &[u8]) -> Result<Vec<Event>, CodedError> {
-        let mut applied = Vec::new();
-        loop {
-            let batch = match self.batches.next(&mut input) {
-                Ok(Some(batch)) => batch,
-                Ok(None) => return Ok(applied),
-                Err(error) => return Err(coded(error.code(), &error)),
-            };
-            self.decoder
-                .apply(&batch, &*self.memory)
-                .map_err(|error| coded(error.code(), &error))?;
-            applied.push(Event::BatchApplied {
-                // Batches are numbered from round 0.
-                round: batch.header.round.saturating_add(1),
-                stream: self.index,
-                pages: batch.header.pages.into(),
-            });
-        }
+/// Sends a message; the link is lost when that fails.
+async fn send(stream: &mut FrameSender, events: &Events, message: &FromTarget) {
+    let version = VERSIONS.newest();
+    let sent = match message.to_payload(version) {
+        Ok(payload) => stream
+            .send(FrameKind::FromTarget, version, &payload)
+            .await
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = sent {
+        tracing::debug!(error, "the source cannot be told");
+        events.tell(Happening::FromLink(events.number, Event::LinkLost));
     }
 }

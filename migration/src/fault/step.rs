@@ -165,6 +165,8 @@ steps! {
     InstallPages = Target "install-pages" Told,
     /// A source that is back hears what has arrived.
     SendReceived = Target "send-received" LinkLost,
+    /// Nothing waits for memory any more.
+    MemoryWhole = Target "memory-whole" Never,
     /// The change of owner is committed.
     Commit = Target "commit" Never,
     /// The source hears that all is done.
@@ -293,6 +295,7 @@ impl Struck for target::Command {
             Self::RestoreState(_) => Step::RestoreState,
             Self::ResumeGuest(_) => Step::ResumeTarget,
             Self::AnnounceNetwork => Step::AnnounceNetwork,
+            Self::MemoryWhole => Step::MemoryWhole,
             Self::Commit(_) => Step::Commit,
             Self::Discard => Step::Discard,
             Self::CancelTooLate => Step::TargetTooLate,

@@ -52,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) timeout_action: TimeoutAction,
     /// Reasons for which the target refuses.
     pub(crate) reasons: usize,
+    /// The target can run a guest before its memory is there.
+    pub(crate) post_copy: bool,
     /// A page goes wrong at the target, unseen by any checksum.
     pub(crate) corrupt: bool,
     pub(crate) fault: Option<Fault>,
@@ -104,6 +106,7 @@ impl Setup {
             timeout: Duration::from_secs(30),
             timeout_action: TimeoutAction::Cancel,
             reasons: 0,
+            post_copy: true,
             corrupt: false,
             fault: None,
         }

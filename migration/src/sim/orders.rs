@@ -42,6 +42,7 @@ pub(super) fn offer(mode: Mode, compare: bool) -> Offer {
         },
         streams: 2,
         retained: None,
+        local: None,
     }
 }
 
@@ -73,6 +74,7 @@ fn any_from_target(random: &mut Random) -> FromTarget {
     match random.below(12) {
         0 => FromTarget::Accept(Accept {
             retained: random.below(2) == 0,
+            post_copy: random.below(4) > 0,
         }),
         1 => FromTarget::Refuse(vec![error(); random.below(3) as usize]),
         2 => FromTarget::RoundAck {
@@ -132,7 +134,10 @@ fn source_answer(command: &source::Command, random: &mut Random) -> Vec<source::
     use source::{Command as C, Event as E};
     match command {
         C::SendControl(FromSource::Offer(_)) => {
-            vec![E::Control(FromTarget::Accept(Accept::default()))]
+            vec![E::Control(FromTarget::Accept(Accept {
+                post_copy: true,
+                ..Accept::default()
+            }))]
         }
         C::SendControl(FromSource::RoundEnd { round, .. }) => {
             vec![E::Control(FromTarget::RoundAck { round: *round })]

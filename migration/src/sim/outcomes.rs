@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use godwit_proto::codes::ErrorCode;
 use godwit_proto::migrate::Mode;
 
 use super::world::World;
@@ -72,6 +73,35 @@ fn hybrid_falls_to_post_copy_when_the_guest_writes_faster_than_the_link() {
             "bulk delays faults: {:?}",
             world.longest_fault
         );
+    }
+}
+
+#[test]
+fn hybrid_throttles_when_the_target_cannot_do_post_copy() {
+    let mut setup = Setup::new(Mode::Hybrid, 3);
+    setup.write_rate = 100_000;
+    setup.post_copy = false;
+    let world = setup.run();
+    assert_moved(&world);
+    let receipt = world.source.as_ref().unwrap().receipt();
+    assert!(receipt.throttle_max_percent >= 20, "{receipt}");
+    assert_eq!(receipt.requested_pages, 0);
+}
+
+#[test]
+fn who_insists_on_post_copy_is_refused_by_a_target_that_cannot() {
+    let mut by_mode = Setup::new(Mode::PostCopy, 3);
+    let mut by_action = Setup::new(Mode::PreCopy, 3);
+    by_action.timeout_action = TimeoutAction::PostCopy;
+    for setup in [&mut by_mode, &mut by_action] {
+        setup.post_copy = false;
+        let world = setup.run();
+        let Some(Outcome::StayedAtSource(error)) = &world.outcome else {
+            panic!("{:?}", world.outcome);
+        };
+        assert_eq!(error.code(), ErrorCode::Refused);
+        assert!(world.source_runs && !world.relinquished);
+        assert!(!world.trace.contains(&"pause guest"));
     }
 }
 
@@ -223,6 +253,7 @@ fn an_undisturbed_move_takes_these_steps() {
             "announce network",
             "answer",
             "commit",
+            "memory whole",
             "answer",
             "finish",
             "free memory",

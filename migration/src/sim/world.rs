@@ -24,6 +24,8 @@ const BATCH_PAGES: u64 = 64;
 const DETECTION: Duration = Duration::from_secs(3);
 /// Until a new connection is there.
 const REDIAL: Duration = Duration::from_millis(500);
+/// A page that restoring the state touches.
+const CLOCK_PAGE: u64 = 300;
 /// No run takes more events.
 const MAX_STEPS: u64 = 200_000;
 
@@ -86,6 +88,8 @@ pub(crate) struct World {
     guest_at: Duration,
     pub(crate) throttle: u64,
     blocked: Option<(u64, Duration)>,
+    /// The restore waits for [`CLOCK_PAGE`].
+    restoring: bool,
     connection: u32,
     link_up: bool,
     for_good: bool,
@@ -117,6 +121,7 @@ impl World {
             },
             streams: STREAMS,
             retained: None,
+            local: None,
         };
         let options = Options {
             mode: setup.mode,
@@ -162,6 +167,7 @@ impl World {
             guest_at: Duration::ZERO,
             throttle: 0,
             blocked: None,
+            restoring: false,
             connection: 0,
             link_up: true,
             for_good: false,
@@ -637,7 +643,7 @@ impl World {
                         self.at(at, Happening::ToSource(self.connection, message));
                     }
                 }
-                C::AnnounceNetwork => {}
+                C::AnnounceNetwork | C::MemoryWhole => {}
                 C::CancelTooLate => self.cancel_was_late = true,
                 C::Discard => {
                     assert!(!self.target_runs, "a running guest is destroyed");
@@ -671,7 +677,10 @@ impl World {
             C::Prepare(offer) => {
                 assert_eq!(offer.pages, PAGES);
                 match self.setup.reasons {
-                    0 => target::Event::Prepared(Accept::default()),
+                    0 => target::Event::Prepared(Accept {
+                        post_copy: self.setup.post_copy,
+                        ..Accept::default()
+                    }),
                     reasons => target::Event::Refused(vec![injected(); reasons]),
                 }
             }
@@ -692,6 +701,15 @@ impl World {
             }
             C::RestoreState(state) => {
                 assert_eq!(state, b"state");
+                // As vCPUs do, for their clocks.
+                if self.target_memory.missing.contains(CLOCK_PAGE) {
+                    self.restoring = true;
+                    let run = PageRun {
+                        first: CLOCK_PAGE,
+                        count: 4,
+                    };
+                    return self.target_event(target::Event::Fault(run));
+                }
                 if self.setup.mode == Mode::Local {
                     self.target_memory
                         .pages
@@ -750,6 +768,10 @@ impl World {
             self.longest_fault = self.longest_fault.max(self.now - since);
         }
         self.target_event(target::Event::PagesInstalled(run));
+        if self.restoring && !self.target_memory.missing.contains(CLOCK_PAGE) {
+            self.restoring = false;
+            self.target_event(target::Event::Restored);
+        }
     }
 }
 
@@ -809,6 +831,7 @@ fn target_name(command: &target::Command) -> (&'static str, Option<target::Step>
         C::ResumeGuest(_) => ("resume guest at target", Some(S::ResumeGuest)),
         C::AnnounceNetwork => ("announce network", None),
         C::Commit(_) => ("commit", None),
+        C::MemoryWhole => ("memory whole", None),
         C::Discard => ("discard", None),
         C::CancelTooLate => ("cancel too late", None),
         C::Finish(_) => ("finish", None),

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::migrate::{FromSource, FromTarget, MAX_BITMAP_WORDS, PageRun, SwitchKind};
+use godwit_proto::migrate::{FromSource, FromTarget, MAX_BITMAP_WORDS, PageRun};
 
 use super::api::{Command, Event, Step};
 use super::core::{Core, Runs};
@@ -44,7 +44,7 @@ enum Link {
 
 impl After {
     /// The point of no return.
-    pub(super) fn relinquish(kind: SwitchKind, missing: PageSet, core: &mut Core) -> Phase {
+    pub(super) fn relinquish(plan: Option<PushPlan>, core: &mut Core) -> Phase {
         assert_eq!(core.runs, Runs::No, "only a paused guest is given up");
         assert!(!core.relinquished, "a guest is given up once");
         core.relinquished = true;
@@ -55,9 +55,8 @@ impl After {
             core.out.push(Command::StopDirtyLog);
             core.dirty_log = false;
         }
-        let post_copy = kind == SwitchKind::PostCopy;
         core.shown(
-            if post_copy {
+            if plan.is_some() {
                 Shown::PostCopy
             } else {
                 Shown::HandedOver
@@ -65,7 +64,7 @@ impl After {
             core.now,
         );
         let mut after = Self {
-            plan: post_copy.then(|| PushPlan::new(missing)),
+            plan,
             pushes: Vec::new(),
             push_done: false,
             link: Link::Up,
@@ -145,17 +144,15 @@ impl After {
             FromTarget::NotStarted { epoch, error }
                 if epoch == core.offer.epoch && core.times.resumed.is_none() =>
             {
+                // It goes on here, with all its time.
+                core.set_throttle(0);
                 let never = CodedError::from_error(ErrorCode::NeverStarted, &error);
                 return core.finish(Outcome::NeverStarted(never));
             }
             FromTarget::PageRequest(run) => {
                 let plan = self.plan.as_mut();
                 if let Some(run) = plan.and_then(|plan| plan.request(run)) {
-                    core.requested_pages += run.count;
-                    core.out.push(Command::SendPages {
-                        run,
-                        requested: true,
-                    });
+                    core.send_requested(run);
                 }
             }
             FromTarget::Received { first, words, last } => {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::migrate::{FromSource, Mode, Offer, ResumeTimes, RoundTotals};
+use godwit_proto::migrate::{FromSource, Mode, Offer, PageRun, ResumeTimes, RoundTotals};
 
 use super::api::{Command, Request, RoundSent, Step};
 use super::machine::Phase;
@@ -220,6 +220,15 @@ impl Core {
     pub(super) fn add_bytes(&mut self, bytes: &BytesByKind) {
         self.bytes.add(bytes);
         self.progress.sent_bytes = self.bytes.total();
+    }
+
+    /// Sends pages that something at the target waits for.
+    pub(super) fn send_requested(&mut self, run: PageRun) {
+        self.requested_pages += run.count;
+        self.out.push(Command::SendPages {
+            run,
+            requested: true,
+        });
     }
 
     /// All of a round is on the link: tells the target what to wait for.

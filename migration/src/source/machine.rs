@@ -215,6 +215,15 @@ fn offering(deadline: Duration, event: Event, core: &mut Core) -> Phase {
             if accept.retained && core.offer.retained.is_none() {
                 return core.protocol("an accepted copy that was not offered");
             }
+            if !accept.post_copy && !core.policy.does_without_post_copy() {
+                return core.stay(
+                    CodedError::new(
+                        ErrorCode::Refused,
+                        "the target cannot run a guest before its memory is there",
+                    )
+                    .with_fix("let it use userfaultfd, or choose pre-copy"),
+                );
+            }
             match core.offer.mode {
                 Mode::PreCopy | Mode::Hybrid => {
                     core.dirty_log = true;

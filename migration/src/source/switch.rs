@@ -12,6 +12,7 @@ use super::after::After;
 use super::api::{Command, Event};
 use super::core::{Core, Runs};
 use super::machine::Phase;
+use super::push::PushPlan;
 use crate::PageSet;
 use crate::report::{Phase as Shown, RoundReport};
 
@@ -21,6 +22,8 @@ pub(super) struct Switching {
     kind: SwitchKind,
     /// Pages that the target lacks.
     pending: PageSet,
+    /// In post-copy, once they are announced.
+    plan: Option<PushPlan>,
     deadline: Duration,
     /// The target was told that the guest is paused.
     announced: bool,
@@ -46,6 +49,7 @@ impl Switching {
         Phase::Switching(Self {
             kind,
             pending,
+            plan: None,
             deadline: core.now + core.options.switch_timeout + predicted.saturating_mul(4),
             announced: false,
             pages_sent: !matches!(kind, SwitchKind::LastRound(_)),
@@ -122,8 +126,18 @@ impl Switching {
                 if !(self.pages_sent && self.state_sent) {
                     return core.protocol("readiness for what it cannot have");
                 }
-                return After::relinquish(self.kind, self.pending, core);
+                return After::relinquish(self.plan, core);
             }
+            // The target restores the state, and that takes pages.
+            Event::Control(FromTarget::PageRequest(run)) if self.state_sent => {
+                let Some(plan) = &mut self.plan else {
+                    return core.protocol("a request for pages that it has");
+                };
+                if let Some(run) = plan.request(run) {
+                    core.send_requested(run);
+                }
+            }
+            Event::PagesSent { bytes, .. } => core.add_bytes(&bytes),
             Event::Control(_) => {
                 return core.protocol("a message that does not belong into a switch");
             }
@@ -158,6 +172,7 @@ impl Switching {
                 });
             }
             SwitchKind::PostCopy => {
+                self.pending.widen(core.options.unit_pages);
                 let runs: Vec<PageRun> = self
                     .pending
                     .runs()
@@ -171,6 +186,7 @@ impl Switching {
                 }) {
                     core.send(message);
                 }
+                self.plan = Some(PushPlan::new(self.pending.clone()));
             }
             SwitchKind::Local => {}
         }

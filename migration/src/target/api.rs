@@ -95,12 +95,15 @@ pub enum Command {
     CheckDigests(Vec<RunDigest>),
     /// Make accesses to these pages wait, whatever they hold now: [`Event::MissingRegistered`].
     RegisterMissing(PageSet),
-    /// Restore the state; touches no missing page: [`Event::Restored`].
+    /// Restore the state, which may touch missing pages: [`Event::Restored`].
     RestoreState(Vec<u8>),
     /// Run the guest under this epoch, if the proof that it is ours is alive: [`Event::Resumed`].
     ResumeGuest(Epoch),
     /// Tell the network where the guest is now.
     AnnounceNetwork,
+    /// All memory is here and the owner committed: nothing has to wait for pages any more, and the
+    /// guest may be moved on. Done before the source is told.
+    MemoryWhole,
     /// Commit the change of owner; tried until it succeeds: [`Event::Committed`].
     Commit(Epoch),
     /// Destroy the guest that was built here. It has not run.

@@ -22,8 +22,11 @@
 use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::migrate::{FromSource, FromTarget, MAX_STREAMS, Offer, ResumeTimes, SwitchKind};
+use godwit_proto::migrate::{
+    FromSource, FromTarget, MAX_STREAMS, Mode, Offer, PageRun, ResumeTimes, SwitchKind,
+};
 
+use super::absent::Absent;
 use super::api::{Command, Event, Limits, Outcome, Step};
 use super::round::OpenRound;
 use super::running::Running;
@@ -79,9 +82,7 @@ pub(super) struct Receiving {
 pub(super) struct Ready {
     pub(super) offer: Box<Offer>,
     /// In post-copy.
-    pub(super) missing: Option<PageSet>,
-    /// Pages that something waits for already.
-    pub(super) wanted: PageSet,
+    pub(super) absent: Option<Absent>,
     pub(super) deadline: Duration,
 }
 
@@ -89,8 +90,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 pub(super) struct Starting {
     offer: Box<Offer>,
-    missing: Option<PageSet>,
-    wanted: PageSet,
+    absent: Option<Absent>,
     since: Duration,
     /// The source redialled and waits to be told what arrived.
     recovered: bool,
@@ -290,10 +290,11 @@ impl Receiving {
             Event::Control(FromSource::Switch { kind }) => {
                 let fits = match kind {
                     SwitchKind::LastRound(round) => round == self.open.round,
-                    SwitchKind::PostCopy | SwitchKind::Local => self.open.is_untouched(),
+                    SwitchKind::PostCopy => self.open.is_untouched(),
+                    SwitchKind::Local => self.offer.mode == Mode::Local && self.open.is_untouched(),
                 };
                 if !fits {
-                    return core.protocol(Some(self.offer), "a switch in the middle of a round");
+                    return core.protocol(Some(self.offer), "a switch that does not fit");
                 }
                 return Phase::Switching(Switching::new(self.offer, kind, self.open, core));
             }
@@ -331,7 +332,8 @@ impl Ready {
             Event::Control(FromSource::Abort(error)) => {
                 return core.never_ran(Some(self.offer), error, false);
             }
-            Event::Fault(run) => self.wanted.insert_run(run.first, run.count),
+            Event::Fault(run) => fault(&mut self.absent, run, core),
+            Event::PagesInstalled(run) => installed(&mut self.absent, run),
             Event::LinkLost | Event::LinkRestored => {
                 self.deadline = core.now + core.limits.recovery_window;
             }
@@ -347,14 +349,16 @@ impl Ready {
     }
 
     /// The source has relinquished.
-    fn start(self, recovered: bool, core: &mut Core) -> Phase {
+    fn start(mut self, recovered: bool, core: &mut Core) -> Phase {
         assert!(!core.may_run, "a guest is started once");
         core.may_run = true;
         core.out.push(Command::ResumeGuest(self.offer.epoch.next()));
+        if recovered {
+            ask_again(&mut self.absent, core);
+        }
         Phase::Starting(Starting {
             offer: self.offer,
-            missing: self.missing,
-            wanted: self.wanted,
+            absent: self.absent,
             since: core.now,
             recovered,
         })
@@ -369,22 +373,16 @@ impl Starting {
                     restore_ns: core.restore_ns,
                     resume_ns: nanoseconds(core.now - self.since),
                 };
-                let missing = self
-                    .missing
-                    .unwrap_or_else(|| PageSet::empty(self.offer.pages));
-                Running::begin(
-                    self.offer,
-                    missing,
-                    self.wanted,
-                    times,
-                    self.recovered,
-                    core,
-                )
+                let absent = self
+                    .absent
+                    .unwrap_or_else(|| Absent::new(PageSet::empty(self.offer.pages)));
+                Running::begin(self.offer, absent, times, self.recovered, core)
             }
             Event::Control(FromSource::Recover { migration, epoch })
                 if epoch == self.offer.epoch && migration == self.offer.migration =>
             {
                 self.recovered = true;
+                ask_again(&mut self.absent, core);
                 Phase::Starting(self)
             }
             Event::LinkLost => {
@@ -403,14 +401,13 @@ impl Starting {
                 });
                 core.never_ran(Some(self.offer), error, false)
             }
+            // Devices that resume may need pages.
             Event::Fault(run) => {
-                self.wanted.insert_run(run.first, run.count);
+                fault(&mut self.absent, run, core);
                 Phase::Starting(self)
             }
             Event::PagesInstalled(run) => {
-                if let Some(missing) = &mut self.missing {
-                    missing.remove_run(run.first, run.count);
-                }
+                installed(&mut self.absent, run);
                 Phase::Starting(self)
             }
             Event::Cancel => {
@@ -419,6 +416,24 @@ impl Starting {
             }
             _ => Phase::Starting(self),
         }
+    }
+}
+
+fn fault(absent: &mut Option<Absent>, run: PageRun, core: &mut Core) {
+    if let Some(absent) = absent {
+        absent.fault(run, core.link_up, &mut core.out);
+    }
+}
+
+fn installed(absent: &mut Option<Absent>, run: PageRun) {
+    if let Some(absent) = absent {
+        absent.installed(run);
+    }
+}
+
+fn ask_again(absent: &mut Option<Absent>, core: &mut Core) {
+    if let Some(absent) = absent {
+        absent.ask_again(&mut core.out);
     }
 }
 

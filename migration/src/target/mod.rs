@@ -1,5 +1,6 @@
 //! The target's side.
 
+mod absent;
 mod api;
 mod machine;
 mod round;

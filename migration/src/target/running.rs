@@ -3,20 +3,16 @@
 use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::migrate::{
-    FromSource, FromTarget, MAX_BITMAP_WORDS, Offer, PageRun, ResumeTimes,
-};
+use godwit_proto::migrate::{FromSource, FromTarget, MAX_BITMAP_WORDS, Offer, ResumeTimes};
 
+use super::absent::Absent;
 use super::api::{Command, Event, Outcome, Step};
 use super::machine::{Core, Finished, Phase};
-use crate::PageSet;
 
 #[derive(Debug)]
 pub(super) struct Running {
     offer: Box<Offer>,
-    missing: PageSet,
-    /// Pages that something waits for.
-    wanted: PageSet,
+    absent: Absent,
     times: ResumeTimes,
     committed: bool,
     /// Whether the source has been heard on the connection there is: requests can be sent.
@@ -27,8 +23,7 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn begin(
         offer: Box<Offer>,
-        missing: PageSet,
-        wanted: PageSet,
+        absent: Absent,
         times: ResumeTimes,
         recovered: bool,
         core: &mut Core,
@@ -36,9 +31,8 @@ impl Running {
         core.out.push(Command::AnnounceNetwork);
         let next = offer.epoch.next();
         let mut running = Self {
-            missing,
+            absent,
             offer,
-            wanted,
             times,
             committed: false,
             synced: core.link_up,
@@ -49,7 +43,6 @@ impl Running {
             running.recover(core);
         } else {
             core.send(FromTarget::Resumed(times));
-            running.request_wanted(core);
         }
         core.out.push(Command::Commit(next));
         Phase::Running(running)
@@ -61,16 +54,15 @@ impl Running {
     }
 
     pub(super) fn missing_pages(&self) -> u64 {
-        self.missing.count()
+        self.absent.left()
     }
 
     pub(super) fn handle(mut self, event: Event, core: &mut Core) -> Phase {
         match event {
             Event::Committed => self.committed = true,
-            Event::Fault(run) => self.fault(run, core),
+            Event::Fault(run) => self.absent.fault(run, self.synced, &mut core.out),
             Event::PagesInstalled(run) => {
-                self.missing.remove_run(run.first, run.count);
-                self.wanted.remove_run(run.first, run.count);
+                self.absent.installed(run);
                 self.expect_source(core);
             }
             Event::LinkLost => {
@@ -94,7 +86,8 @@ impl Running {
             Event::Cancel => core.out.push(Command::CancelTooLate),
             _ => {}
         }
-        if self.committed && self.missing.is_empty() {
+        if self.committed && self.absent.left() == 0 {
+            core.out.push(Command::MemoryWhole);
             core.send(FromTarget::Complete);
             core.out.push(Command::Finish(Outcome::Completed));
             return Phase::Finished(Finished::Ran {
@@ -108,27 +101,8 @@ impl Running {
 
     /// Each sign of life gives the source another window, as long as it is needed.
     fn expect_source(&mut self, core: &Core) {
-        let needed = !self.missing.is_empty();
+        let needed = self.absent.left() > 0;
         self.deadline = needed.then(|| core.now + core.limits.recovery_window);
-    }
-
-    fn fault(&mut self, run: PageRun, core: &mut Core) {
-        let end = run
-            .first
-            .saturating_add(run.count)
-            .min(self.missing.capacity());
-        let mut from = run.first;
-        while let Some((first, count)) = self.missing.next_run(from).filter(|&(f, _)| f < end) {
-            let run = PageRun {
-                first,
-                count: count.min(end - first),
-            };
-            self.wanted.insert_run(run.first, run.count);
-            if self.synced {
-                core.out.push(Command::RequestPages(run));
-            }
-            from = run.first + run.count;
-        }
     }
 
     /// The source is back: it learns that the guest runs and what has arrived.
@@ -136,14 +110,15 @@ impl Running {
         self.synced = true;
         self.expect_source(core);
         core.send(FromTarget::Resumed(self.times));
-        if self.missing.is_empty() {
+        if self.absent.left() == 0 {
             return;
         }
-        let words: Vec<u64> = (0..self.missing.capacity().div_ceil(64))
+        let missing = self.absent.missing();
+        let words: Vec<u64> = (0..missing.capacity().div_ceil(64))
             .map(|word| {
-                let pages = word * 64..(word * 64 + 64).min(self.missing.capacity());
+                let pages = word * 64..(word * 64 + 64).min(missing.capacity());
                 pages.fold(0, |bits, page| {
-                    bits | u64::from(!self.missing.contains(page)) << (page % 64)
+                    bits | u64::from(!missing.contains(page)) << (page % 64)
                 })
             })
             .collect();
@@ -155,18 +130,11 @@ impl Running {
                 last: index + 1 == pieces,
             });
         }
-        self.request_wanted(core);
-    }
-
-    fn request_wanted(&mut self, core: &mut Core) {
-        let wanted = std::mem::replace(&mut self.wanted, PageSet::empty(self.offer.pages));
-        for (first, count) in wanted.runs() {
-            self.fault(PageRun { first, count }, core);
-        }
+        self.absent.ask_again(&mut core.out);
     }
 
     fn lost(self, error: CodedError, core: &mut Core) -> Phase {
-        let pages = self.missing.count();
+        let pages = self.absent.left();
         core.out
             .push(Command::Finish(Outcome::PagesLost { pages, error }));
         Phase::Finished(Finished::Ran {

@@ -9,6 +9,7 @@ use godwit_proto::migrate::{
     SwitchKind,
 };
 
+use super::absent::Absent;
 use super::api::{Command, Event};
 use super::machine::{Core, Phase, Ready, nanoseconds};
 use super::round::OpenRound;
@@ -27,7 +28,8 @@ pub(super) struct Switching {
     step: Step,
     /// When the last of it came in.
     gathered: Duration,
-    wanted: PageSet,
+    /// From the moment on that pages are made to wait.
+    absent: Option<Absent>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +78,12 @@ impl Switching {
             deadline: core.now + core.limits.silence,
             kind,
             open,
-            missing: Listed::new(none.clone(), kind != SwitchKind::PostCopy),
+            missing: Listed::new(none, kind != SwitchKind::PostCopy),
             digests: Listed::new(Vec::new(), !compares),
             state: None,
             step: Step::Gathering,
             gathered: core.now,
-            wanted: none,
+            absent: None,
             offer,
         }
     }
@@ -113,7 +115,15 @@ impl Switching {
             }
             Event::Restored if self.step == Step::Restoring => return self.ready(core),
             Event::Fault(run) => {
-                self.wanted.insert_run(run.first, run.count);
+                if let Some(absent) = &mut self.absent {
+                    absent.fault(run, core.link_up, &mut core.out);
+                }
+                Ok(())
+            }
+            Event::PagesInstalled(run) => {
+                if let Some(absent) = &mut self.absent {
+                    absent.installed(run);
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -192,8 +202,10 @@ impl Switching {
     fn register(&mut self, core: &mut Core) {
         if self.kind == SwitchKind::PostCopy {
             self.step = Step::Registering;
-            core.out
-                .push(Command::RegisterMissing(self.missing.found.clone()));
+            let none = PageSet::empty(self.offer.pages);
+            let missing = std::mem::replace(&mut self.missing.found, none);
+            core.out.push(Command::RegisterMissing(missing.clone()));
+            self.absent = Some(Absent::new(missing));
         } else {
             self.restore(core);
         }
@@ -210,8 +222,7 @@ impl Switching {
         core.send(FromTarget::Ready);
         Phase::Ready(Ready {
             offer: self.offer,
-            missing: (self.kind == SwitchKind::PostCopy).then_some(self.missing.found),
-            wanted: self.wanted,
+            absent: self.absent,
             deadline: core.now + core.limits.recovery_window,
         })
     }

@@ -12,7 +12,7 @@ use godwit_proto::process::{DiskOverride, NetOverride};
 use super::chaos;
 use super::guest_args::{Assignment, SerialArg};
 use super::run::{ForegroundArgs, KEYS};
-use crate::migrate::{self, Here};
+use crate::migrate::{self, Door, Here};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,6 +36,10 @@ pub(super) struct Receive {
     /// How long to wait for the guest, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     patience: u64,
+    /// How long a source that lost its link after the handover may take to come again, in seconds.
+    /// Whatever memory is missing then is lost, and the guest ends with exit code 50 [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    recovery_window: Option<u64>,
     /// Another path for a disk of the guest; may be repeated
     #[arg(long = "disk", value_name = "ID=PATH")]
     disks: Vec<Assignment>,
@@ -78,19 +82,15 @@ impl Receive {
             serial: self.serial.as_ref().map(|end| end.0.clone()),
             overcommit: self.overcommit,
         };
-        let patience = Duration::from_secs(self.patience);
+        let door = Door {
+            listen: self.listen,
+            patience: Duration::from_secs(self.patience),
+            recovery_window: self.recovery_window.map(Duration::from_secs),
+        };
         self.foreground.execute(|machine, signals| {
             let faults = migrate::fault::plan(&self.inject, Side::Target)?;
             let invite = |address, token: &str| self.invite(address, token);
-            migrate::receive_guest(
-                machine,
-                self.listen,
-                patience,
-                here,
-                &faults,
-                signals,
-                invite,
-            )
+            migrate::receive_guest(machine, door, here, faults, signals, invite)
         })
     }
 

@@ -11,8 +11,10 @@ use godwit_proto::process::{
     ConsoleKind, ExitReason, GuestStats, MigrateRequest, Overrides, RESPONSE_LIMITS, Request,
     Response, SnapshotReport, VERSIONS,
 };
+use godwit_vmm::guest::Heirloom;
 
 use super::connection::{Connection, ConnectionError, Received};
+use super::handover;
 
 /// How long an answer may take: a snapshot of a large guest to a slow disk is the longest.
 const ANSWER_TIME: Duration = Duration::from_secs(3600);
@@ -249,6 +251,32 @@ impl Client {
     pub fn inject_faults(&mut self, faults: &[String]) -> Result<(), ClientError> {
         let faults = faults.to_vec();
         self.done("inject-faults", &Request::InjectFaults { faults })
+    }
+
+    /// The memory and the taps of the guest, which is under way to this process of the same host.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn take_over(mut self) -> Result<Heirloom, ClientError> {
+        let Response::HandedOver { taps } = self.request(&Request::HandOver)? else {
+            return Err(ClientError::WrongAnswer {
+                request: "hand-over",
+            });
+        };
+        let queues: usize = taps.iter().map(|tap| usize::from(tap.queues)).sum();
+        let (stream, _) = self.connection.into_stream();
+        let mut files = handover::receive(&stream, 1 + queues)
+            .map_err(ConnectionError::from)?
+            .into_iter();
+        let memory = files.next().expect("one more than the queues was received");
+        let taps = taps.into_iter().map(|tap| {
+            let queues = files.by_ref().take(tap.queues.into()).collect();
+            (tap.id, queues)
+        });
+        Ok(Heirloom {
+            memory,
+            taps: taps.collect(),
+        })
     }
 
     /// Counters.

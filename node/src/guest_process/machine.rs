@@ -26,11 +26,14 @@ use godwit_migration::report::{Outcome, Progress, Receipt};
 use godwit_migration::transport::{Fingerprint, Token};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
+use godwit_proto::migrate::Mode;
 use godwit_proto::process::{
     ConsoleKind, ExitReason, GuestState, MigrateRequest, Request, Response, SnapshotReport,
 };
 use godwit_vmm::devices::terminal::InputPump;
-use godwit_vmm::guest::{self, Guest, GuestError, GuestEvent, RestoreOptions};
+use godwit_vmm::guest::{
+    self, Attachments, Guest, GuestError, GuestEvent, Heirloom, RestoreOptions,
+};
 use godwit_vmm::vcpu::{Crash, CrashCause};
 use tokio::sync::watch;
 
@@ -80,9 +83,13 @@ struct Inner {
 enum Migration {
     None,
     UnderWay {
+        /// To another process of this host.
+        local: bool,
         cancel: watch::Sender<bool>,
         shown: watch::Receiver<Option<Progress>>,
     },
+    /// It came from elsewhere, and its memory is not all here.
+    Arriving,
     /// It runs elsewhere, or may: it never runs here again.
     GivenAway,
 }
@@ -95,6 +102,10 @@ impl Migration {
             Self::UnderWay { .. } => (
                 "the guest is being moved",
                 "wait for the end of the migration, or cancel it",
+            ),
+            Self::Arriving => (
+                "the guest has just come here, and its memory still follows",
+                "wait until it is here",
             ),
             Self::GivenAway => (
                 "the guest was given away and may run at the target",
@@ -173,17 +184,40 @@ impl Machine {
     }
 
     /// Builds a guest that waits for the memory and the state of one that is elsewhere, and returns it.
+    /// With `heirloom` memory and taps are there already.
     ///
     /// # Errors
     /// As [`Machine::create`].
-    pub fn create_waiting(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Guest>, CodedError> {
+    pub fn create_waiting(
+        self: &Arc<Self>,
+        spec: &GuestSpec,
+        heirloom: Option<Heirloom>,
+    ) -> Result<Arc<Guest>, CodedError> {
         self.build(|| {
             let (ends, attachments) =
                 Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+            let attachments = Attachments {
+                heirloom,
+                ..attachments
+            };
             let guest = Guest::build_waiting(spec, attachments).map_err(|error| error.coded())?;
+            *self.migration() = Migration::Arriving;
             Ok((guest, ends))
         })?;
         Ok(self.lease()?.present().guest.clone())
+    }
+
+    /// The guest that came from elsewhere has all its memory.
+    pub fn has_arrived(&self) {
+        let mut migration = self.migration();
+        if let Migration::Arriving = *migration {
+            *migration = Migration::None;
+        }
+    }
+
+    /// Ends the guest, which runs without memory that will never be here.
+    pub fn lose_memory(&self, error: &CodedError) {
+        self.end(ExitReason::Failed(error.clone()));
     }
 
     /// Moves the guest to where `request` says. The receipt tells what became of it; when the guest is
@@ -201,7 +235,11 @@ impl Machine {
             let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
             let mut migration = self.migration();
             self.refuse_move(&migration, request)?;
-            *migration = Migration::UnderWay { cancel, shown };
+            *migration = Migration::UnderWay {
+                local: request.mode == Some(Mode::Local),
+                cancel,
+                shown,
+            };
         }
         let guest = lease.present().guest.clone();
         let faults = std::mem::take(&mut *self.faults());
@@ -269,12 +307,28 @@ impl Machine {
         Ok(())
     }
 
+    /// What the process that the guest moves to within this host takes over.
+    ///
+    /// # Errors
+    /// No such migration is under way, or what the VMM says.
+    pub fn heirloom(&self) -> Result<Heirloom, CodedError> {
+        match &*self.migration() {
+            Migration::UnderWay { local: true, .. } => {}
+            _ => {
+                let message = "the guest is not moving to another process of this host";
+                return Err(CodedError::new(ErrorCode::WrongState, message)
+                    .with_fix("move it with `godwit migrate --mode local`"));
+            }
+        }
+        self.with_guest(Guest::heirloom)
+    }
+
     /// How far a migration under way has come; `None` when none is.
     #[must_use]
     pub fn migration_progress(&self) -> Option<Progress> {
         match &*self.migration() {
             Migration::UnderWay { shown, .. } => shown.borrow().clone(),
-            Migration::None | Migration::GivenAway => None,
+            Migration::None | Migration::Arriving | Migration::GivenAway => None,
         }
     }
 
@@ -310,7 +364,8 @@ impl Machine {
         self.change(|guest| guest.snapshot(dir))
     }
 
-    /// Serves a request, [`Request::AttachConsole`] excepted: that one needs the stream.
+    /// Serves a request, [`Request::AttachConsole`] and [`Request::HandOver`] excepted: those need the
+    /// stream.
     pub fn serve(self: &Arc<Self>, request: Request) -> Response {
         let served = match request {
             Request::Create(spec) => self.create(&spec),
@@ -346,9 +401,9 @@ impl Machine {
             }
             Request::InjectFaults { faults } => self.inject_faults(&faults),
             Request::Stop => return Response::Exited(self.end(ExitReason::Stopped)),
-            Request::AttachConsole { .. } => Err(CodedError::new(
+            Request::AttachConsole { .. } | Request::HandOver => Err(CodedError::new(
                 ErrorCode::WrongState,
-                "a console is attached to a stream",
+                "consoles and files need the stream",
             )),
         };
         respond(served, |()| Response::Ok)
@@ -411,6 +466,11 @@ impl Machine {
             self.cancel_migration();
             present.consoles.leave();
             present.guest.interrupt();
+            if matches!(*self.migration(), Migration::Arriving) {
+                // A device may wait for memory: it goes with the process, not with zeros.
+                present.guest.abandon();
+                std::mem::forget(present.clone());
+            }
             let (inner, late) = self
                 .returned
                 .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)
@@ -571,9 +631,14 @@ impl Machine {
         Err(CodedError::new(ErrorCode::WrongState, message).with_fix(fix))
     }
 
-    /// Cancels a migration and waits until it is over: a guest that resets starts over here.
+    /// Cancels a migration and waits until it is over: a guest that resets starts over here. One whose
+    /// memory still follows waits for that.
     fn end_migration(&self) {
-        while matches!(*self.migration(), Migration::UnderWay { .. }) {
+        while matches!(
+            *self.migration(),
+            Migration::UnderWay { .. } | Migration::Arriving
+        ) && self.exit_reason().is_none()
+        {
             self.cancel_migration();
             thread::sleep(Duration::from_millis(5));
         }

@@ -15,6 +15,7 @@ pub mod client;
 pub mod connection;
 pub mod console;
 pub mod exit;
+mod handover;
 pub mod machine;
 pub mod server;
 mod session;

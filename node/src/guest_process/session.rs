@@ -4,9 +4,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::process::{ConsoleKind, ExitReason, REQUEST_LIMITS, Request, Response, VERSIONS};
+use godwit_proto::process::{
+    ConsoleKind, ExitReason, HandedTap, REQUEST_LIMITS, Request, Response, VERSIONS,
+};
+use godwit_vmm::guest::Heirloom;
 
 use super::connection::{Connection, ConnectionError, Received};
+use super::handover;
 use super::machine::Machine;
 
 /// Serves a client to its end.
@@ -25,6 +29,7 @@ pub(super) fn serve(stream: UnixStream, machine: &Arc<Machine>) -> Result<(), Co
         Ok(End::Left) => Ok(()),
         Ok(End::Guest(reason)) => respond(&mut connection, version, &Response::Exited(reason)),
         Ok(End::Console(which)) => attach(connection, version, machine, which),
+        Ok(End::HandOver(heirloom)) => hand_over(connection, version, &heirloom),
         Err(error) => {
             if error.code() == ErrorCode::PeerProtocol {
                 // It may not even read this; what counts is the error that is there already.
@@ -59,6 +64,8 @@ enum End {
     Guest(ExitReason),
     /// The stream becomes a console's.
     Console(ConsoleKind),
+    /// The stream carries the guest's files.
+    HandOver(Heirloom),
 }
 
 fn requests(
@@ -78,6 +85,10 @@ fn requests(
         let response = match Request::from_frame(&frame)? {
             Request::AttachConsole { which } => match machine.can_attach(which) {
                 Ok(()) => return Ok(End::Console(which)),
+                Err(error) => Response::Error(error),
+            },
+            Request::HandOver => match machine.heirloom() {
+                Ok(heirloom) => return Ok(End::HandOver(heirloom)),
                 Err(error) => Response::Error(error),
             },
             request => machine.serve(request),
@@ -109,6 +120,23 @@ fn attach(
         tracing::info!(%error, "a console could not be attached");
     }
     Ok(())
+}
+
+fn hand_over(
+    mut connection: Connection,
+    version: u16,
+    heirloom: &Heirloom,
+) -> Result<(), ConnectionError> {
+    let taps = heirloom.taps.iter().map(|(id, queues)| HandedTap {
+        id: id.clone(),
+        queues: queues.len() as u16,
+    });
+    let taps = taps.collect();
+    respond(&mut connection, version, &Response::HandedOver { taps })?;
+    let queues = heirloom.taps.iter().flat_map(|(_, queues)| queues);
+    let files = std::iter::once(&heirloom.memory).chain(queues);
+    let (stream, _) = connection.into_stream();
+    Ok(handover::send(&stream, files)?)
 }
 
 fn respond(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::{GuestSpec, HugePages};
-use godwit_proto::migrate::{Offer, OfferedDevice};
+use godwit_proto::migrate::{Mode, Offer, OfferedDevice};
 use godwit_vmm::cpu::{Baseline, HostCpu};
 use godwit_vmm::kvm::Hypervisor;
 
@@ -15,7 +15,8 @@ const MAX_GROUPS: usize = 32;
 
 /// Why this host cannot take the guest of `offer`, which is `spec` here; empty when it can.
 pub(super) fn reasons(offer: &Offer, spec: &GuestSpec, overcommit: bool) -> Vec<CodedError> {
-    let memory = match overcommit {
+    // A guest that stays on this host brings its memory along.
+    let memory = match overcommit || offer.mode == Mode::Local {
         true => Ok(()),
         false => check_memory(spec, free_bytes()),
     };

@@ -6,17 +6,12 @@ mod ports;
 mod source;
 mod target;
 
-pub use ports::{GuestPort, LogPort, MemoryPort};
+pub use ports::{FollowingPort, GuestPort, LogPort, MemoryPort};
 pub use source::move_guest;
-pub use target::{Here, receive_guest};
-
-use std::time::Duration;
+pub use target::{Door, Here, receive_guest};
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use tokio::runtime::{Builder, Runtime};
-
-/// How long either side waits for the other when the link is cut after the handover.
-const RECOVERY_WINDOW: Duration = Duration::from_secs(10);
 
 /// The threads of one migration. They end with it, so that a guest that is not moved has none.
 fn runtime() -> Result<Runtime, CodedError> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use godwit_migration::PageSet;
 use godwit_migration::ports::{self, PortError};
 use godwit_vmm::guest::Guest;
+use godwit_vmm::memory::post_copy::{Arrival, PostCopy};
 use godwit_vmm::memory::{DirtyLog, DirtyPages, GuestRam};
 
 /// Guest page size, bytes.
@@ -142,5 +143,62 @@ impl ports::Pausable for GuestPort {
 
     fn relinquish(&self) -> Result<(), PortError> {
         Ok(self.0.relinquish()?)
+    }
+}
+
+/// Memory that follows a guest.
+pub struct FollowingPort(Arc<Guest>);
+
+impl FollowingPort {
+    /// For `guest`, which waits for its memory and state.
+    pub fn new(guest: Arc<Guest>) -> Self {
+        Self(guest)
+    }
+}
+
+/// Pages of `guest` that the host installs together.
+pub(super) fn unit_pages(guest: &Guest) -> u64 {
+    guest.ram().huge_pages().page_bytes() / PAGE
+}
+
+impl ports::FollowingMemory for FollowingPort {
+    fn unit_pages(&self) -> u64 {
+        unit_pages(&self.0)
+    }
+
+    fn make_absent(
+        &self,
+        pages: &PageSet,
+        mut tell: Box<dyn FnMut(ports::Arrival) + Send>,
+    ) -> Result<Arc<dyn ports::ArrivingMemory>, PortError> {
+        let arriving = self.0.await_memory(pages.runs(), move |arrival| {
+            tell(match arrival {
+                Arrival::Fault(page) => ports::Arrival::Fault(page),
+                Arrival::Failed(error) => ports::Arrival::Failed(error.into()),
+            });
+        })?;
+        Ok(Arc::new(ArrivingPort(arriving)))
+    }
+}
+
+struct ArrivingPort(Arc<PostCopy>);
+
+impl ports::ArrivingMemory for ArrivingPort {
+    fn install(
+        &self,
+        first: u64,
+        bytes: &[u8],
+        arrived: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), PortError> {
+        Ok(self.0.install(first, bytes, arrived)?)
+    }
+
+    fn install_zeros(
+        &self,
+        first: u64,
+        count: u64,
+        arrived: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), PortError> {
+        Ok(self.0.install_zeros(first, count, arrived)?)
     }
 }

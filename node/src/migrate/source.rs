@@ -6,21 +6,22 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, Controls, SourceGuest};
+use godwit_migration::driver::{self, Controls, SourceGuest, Way};
 use godwit_migration::fault::Faults;
-use godwit_migration::options::Options;
+use godwit_migration::options::{self, Options};
 use godwit_migration::report::{Progress, Receipt};
 use godwit_migration::source::Request;
 use godwit_migration::transport::{Dialer, Token, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
 use godwit_proto::migrate::{DigestMode, Mode, Offer, VERSIONS};
-use godwit_proto::process::MigrateRequest;
+use godwit_proto::process::{self, MigrateRequest};
 use godwit_proto::record::Record;
 use godwit_vmm::guest::Guest;
 use tokio::sync::watch;
 
-use super::{GuestPort, LogPort, MemoryPort, RECOVERY_WINDOW, fault, fit, runtime};
+use super::ports::unit_pages;
+use super::{GuestPort, LogPort, MemoryPort, fault, fit, runtime};
 
 /// The most bulk streams of a link.
 const MAX_STREAMS: u16 = 16;
@@ -43,12 +44,21 @@ pub fn move_guest(
         .parse()
         .map_err(|error| usage(&error))?;
     let address = resolve(&request.to)?;
-    let options = options(request);
+    let options = options(&guest, request);
     options.check().map_err(|wrong| {
         let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
         CodedError::new(ErrorCode::Usage, all.join("; "))
     })?;
-    let offer = offer(&guest, &options)?;
+    // Pages that a lazily restored guest has not read yet are not what they seem.
+    guest.complete_memory().map_err(|error| error.coded())?;
+    if options.mode == Mode::Local && request.local.is_none() {
+        let text = "a move within the host needs the control socket of the guest's process";
+        return Err(CodedError::new(ErrorCode::Usage, text));
+    }
+    let offer = Offer {
+        local: request.local.clone(),
+        ..offer(&guest, &options)?
+    };
     let tuning = Tuning {
         bulk_streams: options.streams as u8,
         bandwidth_cap: options.bandwidth_cap,
@@ -75,6 +85,7 @@ pub fn move_guest(
                 .with_fix("is `godwit receive` waiting there, and is the token its own?")
         };
         let dialer = Dialer::new(token, tuning, VERSIONS).map_err(|error| unreachable(&error))?;
+        let dialer = Arc::new(dialer);
         let mut link = dialer
             .open(address)
             .await
@@ -85,7 +96,8 @@ pub fn move_guest(
             progress,
             faults: faults.clone(),
         };
-        let receipt = driver::migrate(link, ports, offer, options, asked, controls).await;
+        let way = Way { dialer, address };
+        let receipt = driver::migrate(link, way, ports, offer, options, asked, controls).await;
         fault::report_missed(faults);
         Ok(receipt)
     })
@@ -107,20 +119,36 @@ fn resolve(to: &str) -> Result<SocketAddr, CodedError> {
         .ok_or_else(|| unknown("it has no address".into()))
 }
 
-fn options(request: &MigrateRequest) -> Options {
+fn options(guest: &Guest, request: &MigrateRequest) -> Options {
     let default = Options::default();
+    let milliseconds = |asked: Option<u64>, default| asked.map_or(default, Duration::from_millis);
+    let throttle = default.throttle;
     Options {
-        mode: Mode::PreCopy,
-        downtime_limit: request
-            .downtime_limit_ms
-            .map_or(default.downtime_limit, Duration::from_millis),
-        timeout: request
-            .timeout_ms
-            .map_or(default.timeout, Duration::from_millis),
+        mode: request.mode.unwrap_or(default.mode),
+        downtime_limit: milliseconds(request.downtime_limit_ms, default.downtime_limit),
+        timeout: milliseconds(request.timeout_ms, default.timeout),
+        timeout_action: match request.timeout_action {
+            None => default.timeout_action,
+            Some(process::TimeoutAction::Cancel) => options::TimeoutAction::Cancel,
+            Some(process::TimeoutAction::PostCopy) => options::TimeoutAction::PostCopy,
+            Some(process::TimeoutAction::Pause) => options::TimeoutAction::Pause,
+        },
         bandwidth_cap: request.bandwidth_cap,
+        throttle: options::Throttle {
+            start: request.throttle_start.unwrap_or(throttle.start),
+            step: request.throttle_step.unwrap_or(throttle.step),
+            max: request.throttle_max.unwrap_or(throttle.max),
+        },
         streams: request.streams.unwrap_or(default.streams).min(MAX_STREAMS),
-        // Nobody redials, so waiting longer would not tell more.
-        recovery_window: RECOVERY_WINDOW,
+        compression: match request.compression {
+            None => default.compression,
+            Some(process::Compression::Auto) => options::Compression::Auto,
+            Some(process::Compression::Off) => options::Compression::Off,
+            Some(process::Compression::Level(level)) => options::Compression::Level(level),
+        },
+        unit_pages: unit_pages(guest),
+        compare_memory: request.verify,
+        recovery_window: milliseconds(request.recovery_window_ms, default.recovery_window),
         ..default
     }
 }
@@ -143,9 +171,14 @@ fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
         cpuid: guest.cpuid().to_vec(),
         devices: fit::devices(spec),
         mode: options.mode,
-        digests: DigestMode::Off,
+        digests: if options.compare_memory {
+            DigestMode::Switch
+        } else {
+            DigestMode::Off
+        },
         streams: options.streams,
         retained: None,
+        local: None,
     })
 }
 

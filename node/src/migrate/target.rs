@@ -1,25 +1,29 @@
 //! Taking a guest over.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use godwit_migration::driver::{self, Prepared, TargetHost};
 use godwit_migration::fault::Faults;
+use godwit_migration::ports::FollowingMemory;
 use godwit_migration::target::{Limits, Outcome};
 use godwit_migration::transport::{Invitation, Receiver, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::{GuestSpec, SerialSpec};
-use godwit_proto::migrate::{Offer, VERSIONS};
+use godwit_proto::migrate::{Mode, Offer, VERSIONS};
 use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
-use godwit_vmm::guest::Guest;
+use godwit_vmm::guest::{Guest, Heirloom};
+use godwit_vmm::memory::post_copy;
 use godwit_vmm::memory::ram::MAX_BYTES;
 use tokio::sync::oneshot;
 
-use super::{GuestPort, MemoryPort, RECOVERY_WINDOW, fault, fit, runtime};
+use super::{FollowingPort, GuestPort, MemoryPort, fault, fit, runtime};
 use crate::foreground::signals::Signals;
+use crate::guest_process::client::Client;
 use crate::guest_process::machine::Machine;
 use crate::wait::{self, Flag, Watched};
 
@@ -36,65 +40,107 @@ pub struct Here {
     pub overcommit: bool,
 }
 
-/// Waits on `listen` for one guest, which then runs in `machine`. `invite` is told the address and the
-/// token with which a source may come.
+/// Where a guest is awaited, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    /// The address.
+    pub listen: SocketAddr,
+    /// How long somebody may take to come.
+    pub patience: Duration,
+    /// How long a source that lost its link may take to come again; `None`: 300 s.
+    pub recovery_window: Option<Duration>,
+}
+
+/// What the thread that takes a guest over tells.
+enum Told {
+    /// It runs here; its memory may still follow.
+    Runs,
+    Ended(Result<Outcome, CodedError>),
+}
+
+/// Waits at `door` for one guest, and returns when it runs in `machine`. What is left of its
+/// migration is done by a thread that ends the machine if memory is lost. `invite` is told the
+/// address and the token with which a source may come.
 ///
 /// # Errors
-/// Nobody came within `patience` or before a signal, or the guest did not get here; it is where it was then.
+/// Nobody came in time or before a signal, or the guest did not get here; it is where it was then.
 pub fn receive_guest(
     machine: &Arc<Machine>,
-    listen: SocketAddr,
-    patience: Duration,
+    door: Door,
     here: Here,
-    faults: &Faults,
+    faults: Faults,
     signals: Signals,
     invite: impl FnOnce(SocketAddr, &str),
 ) -> Result<(), CodedError> {
     let failed =
         |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::PeerProtocol, error);
+    let usual = Limits::new(MAX_BYTES / 4096);
+    let limits = Limits {
+        recovery_window: door.recovery_window.unwrap_or(usual.recovery_window),
+        ..usual
+    };
+    let tuning = Tuning {
+        bulk_streams: 16,
+        cable: faults.cable(),
+        ..Tuning::default()
+    };
+    let runtime = runtime()?;
+    let mut receiver = {
+        let _entered = runtime.enter();
+        let bound = Receiver::bind(door.listen, Invitation::default(), tuning, VERSIONS);
+        bound.map_err(|error| failed(&error))?
+    };
+    let address = receiver.address().map_err(|error| failed(&error))?;
+    machine.await_as(receiver.token().target);
+    invite(address, &receiver.token().to_text());
+    let (teller, told) = mpsc::channel();
     let host = Arc::new(Host {
         machine: machine.clone(),
         here,
         guest: Mutex::new(None),
+        teller: teller.clone(),
     });
     let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
     let stopped = signalled(signals, over.clone());
-    let received = async {
-        tokio::pin!(stopped);
-        let tuning = Tuning {
-            bulk_streams: 16,
-            cable: faults.cable(),
-            ..Tuning::default()
-        };
-        let mut receiver = Receiver::bind(listen, Invitation::default(), tuning, VERSIONS)
-            .map_err(|error| failed(&error))?;
-        let address = receiver.address().map_err(|error| failed(&error))?;
-        machine.await_as(receiver.token().target);
-        invite(address, &receiver.token().to_text());
-        let mut link = tokio::select! {
-            link = receiver.accept(patience) => link.map_err(|error| failed(&error))?,
-            () = &mut stopped => {
-                let text = "stopped while it waited for a guest";
-                return Err(CodedError::new(ErrorCode::Cancelled, text));
-            }
-        };
-        driver::settle(&mut link.control).await?;
-        let limits = Limits {
-            recovery_window: RECOVERY_WINDOW,
-            ..Limits::new(MAX_BYTES / 4096)
-        };
-        Ok::<_, CodedError>(
-            driver::receive(link, host.clone(), limits, faults.clone(), stopped).await,
-        )
+    let take_over = move || {
+        let ended = runtime.block_on(async {
+            tokio::pin!(stopped);
+            let link = tokio::select! {
+                link = receiver.accept(door.patience) => link,
+                () = &mut stopped => {
+                    let text = "stopped while it waited for a guest";
+                    return Err(CodedError::new(ErrorCode::Cancelled, text));
+                }
+            };
+            let mut link =
+                link.map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
+            driver::settle(&mut link.control).await?;
+            let met = faults.clone();
+            let outcome = driver::receive(link, receiver, host, limits, met, stopped).await;
+            fault::report_missed(&faults);
+            Ok(outcome)
+        });
+        over.raise();
+        // Nobody listens when the guest runs.
+        let _ = teller.send(Told::Ended(ended));
+        // A thread may wait for memory that does not come.
+        runtime.shutdown_background();
     };
-    let outcome = runtime()?.block_on(received);
-    over.raise();
-    let outcome = outcome?;
-    fault::report_missed(faults);
-    match outcome {
-        Outcome::Completed => Ok(()),
-        Outcome::Refused(reasons) => Err(all(&reasons)),
-        Outcome::NeverRan(error) | Outcome::PagesLost { error, .. } => Err(error),
+    thread::Builder::new()
+        .name("receive".into())
+        .spawn(take_over)
+        .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
+    match told.recv() {
+        Ok(Told::Runs | Told::Ended(Ok(Outcome::Completed))) => Ok(()),
+        Ok(Told::Ended(Ok(Outcome::Refused(reasons)))) => Err(all(&reasons)),
+        Ok(Told::Ended(Ok(Outcome::NeverRan(error) | Outcome::PagesLost { error, .. }))) => {
+            Err(error)
+        }
+        Ok(Told::Ended(Err(error))) => Err(error),
+        Err(mpsc::RecvError) => Err(CodedError::new(
+            ErrorCode::Other,
+            "the thread that takes the guest over failed",
+        )),
     }
 }
 
@@ -126,6 +172,7 @@ struct Host {
     machine: Arc<Machine>,
     here: Here,
     guest: Mutex<Option<Arc<Guest>>>,
+    teller: mpsc::Sender<Told>,
 }
 
 impl Host {
@@ -152,6 +199,31 @@ impl Host {
         Ok(spec)
     }
 
+    /// The memory and taps of a guest of another process of this host.
+    fn heirloom(offer: &Offer) -> Result<Option<Heirloom>, CodedError> {
+        let socket = match (offer.mode, &offer.local) {
+            (Mode::Local, Some(socket)) => socket,
+            (Mode::Local, None) => {
+                let text = "a guest that moves within this host comes without a socket";
+                return Err(CodedError::new(ErrorCode::PeerProtocol, text));
+            }
+            _ => return Ok(None),
+        };
+        let client = Client::connect(Path::new(socket)).map_err(|error| {
+            error.coded().with_fix(
+                "a guest moves in mode local only within a host, and between processes of one user",
+            )
+        })?;
+        client.take_over().map(Some).map_err(|error| error.coded())
+    }
+
+    fn take_guest(&self) -> Option<Arc<Guest>> {
+        self.guest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
     fn guest(&self) -> Option<Arc<Guest>> {
         self.guest
             .lock()
@@ -168,16 +240,27 @@ impl TargetHost for Host {
         if !reasons.is_empty() {
             return Err(reasons);
         }
-        let guest = self.machine.create_waiting(&spec);
-        let guest = guest.map_err(|error| vec![error])?;
+        let guest = Self::heirloom(offer)
+            .and_then(|heirloom| self.machine.create_waiting(&spec, heirloom))
+            .map_err(|error| vec![error])?;
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
+        let following = post_copy::check().map(|()| {
+            let port: Arc<dyn FollowingMemory> = Arc::new(FollowingPort::new(guest.clone()));
+            port
+        });
+        if let Err(error) = &following {
+            tracing::info!(%error, "memory cannot follow the guest");
+        }
         Ok(Prepared {
             memory: Arc::new(MemoryPort::new(&guest)),
+            following: following.ok(),
             guest: Arc::new(GuestPort::new(guest)),
         })
     }
 
     fn announce(&self) {
+        // Nobody listens to the second.
+        let _ = self.teller.send(Told::Runs);
         if let Some(guest) = self.guest()
             && let Err(error) = guest.announce()
         {
@@ -185,8 +268,22 @@ impl TargetHost for Host {
         }
     }
 
+    fn memory_whole(&self) {
+        let guest = self.take_guest();
+        if let Some(guest) = guest {
+            guest.memory_arrived();
+        }
+        self.machine.has_arrived();
+    }
+
+    fn memory_lost(&self, error: &CodedError) {
+        self.machine.lose_memory(error);
+    }
+
     fn discard(&self) {
-        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        drop(self.take_guest());
+        // It never ran, so nothing waits for its memory.
+        self.machine.has_arrived();
         let error = CodedError::new(ErrorCode::PeerProtocol, "the guest did not get here");
         self.machine
             .end(godwit_proto::process::ExitReason::Failed(error));

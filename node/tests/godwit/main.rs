@@ -9,6 +9,7 @@ mod hostile_targets;
 mod migrate;
 mod migrate_faults;
 mod migrate_limits;
+mod migrate_local;
 mod moving;
 mod peer;
 mod protocol;

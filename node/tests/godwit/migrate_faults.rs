@@ -26,6 +26,9 @@ const GUEST: &str = "heartbeat=20 every=200 check=2M,rate:2000,verify:20000";
 /// Long enough to be more than the noise of a loaded machine, shorter than any limit of a peer.
 const DELAY: &str = "delay:300ms";
 
+/// How long a side waits for one that is gone: longer than that is not noticed, and short for a test.
+const WINDOW: [&str; 2] = ["--recovery-window", "6"];
+
 /// When a step is taken in a migration by pre-copy.
 enum Taken {
     /// While the source owns the guest.
@@ -70,6 +73,7 @@ fn taken(step: Step) -> Taken {
         | Step::ResumeTarget
         | Step::AnnounceNetwork
         | Step::SendResumed
+        | Step::MemoryWhole
         | Step::Commit
         | Step::SendComplete
         | Step::TargetFinish => Taken::After,
@@ -260,6 +264,7 @@ impl Guest {
     fn receiver(dir: &Path, name: &str, inject: &[String]) -> (Running, String, String, String) {
         let socket = format!("{name}.sock");
         let mut words = vec!["--chaos", "--socket", &socket, "--patience", "60"];
+        words.extend(WINDOW);
         words.extend(inject.iter().flat_map(|fault| ["--inject", fault]));
         let (process, to, token) = receive(dir, &format!("{name}.token"), &words);
         (process, socket, to, token)
@@ -279,6 +284,7 @@ impl Lane {
         let at = format!("{name}t");
         let (mut target, socket, to, token) = Guest::receiver(guest.dir.path(), &at, &inject);
         let mut words = vec!["migrate", "--from", &guest.socket, "--json"];
+        words.extend(WINDOW);
         words.extend(["--to", &to, "--token", &token]);
         let inject = case.injections(Side::Source);
         words.extend(inject.iter().flat_map(|fault| ["--inject", fault]));
@@ -287,11 +293,11 @@ impl Lane {
         let text = &moved.stderr;
 
         let struck = format!("fault={}@1={}", case.step, case.fault);
-        let said = match case.step.side() {
-            Side::Source => guest.process.said(),
-            Side::Target => target.said(),
+        let side = match case.step.side() {
+            Side::Source => &guest.process,
+            Side::Target => &target,
         };
-        assert!(said.contains(&struck), "{struck} did not strike: {said}");
+        await_said(side, &struck);
         truthful(code, &moved.stdout);
 
         if case.kills(Side::Source) {
@@ -411,6 +417,15 @@ impl Lane {
         for mut process in self.silent.drain(..) {
             assert_eq!(guest.beats.take(&mut process), 0);
         }
+    }
+}
+
+/// Waits until it is read that the process wrote `text`.
+fn await_said(process: &Running, text: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !process.said().contains(text) {
+        assert!(Instant::now() < deadline, "no {text}: {}", process.said());
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

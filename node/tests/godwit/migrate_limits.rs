@@ -105,28 +105,37 @@ fn a_guest_that_was_slowed_for_a_move_has_all_its_time_back_when_it_fails() {
     let cmdline = "heartbeat=20 every=100 dirty=6M,rate:4000,entropy:100";
     let mut source = chaotic(dir, cmdline);
     let undisturbed = steady_rate(&mut source);
-    for (number, fault) in ["error", "cancel"].into_iter().enumerate() {
-        let name = format!("token{number}");
-        let (target, to, token) = receive(dir, &name, &["--chaos"]);
+    for (number, fault) in [
         // The second time, so that it is slowed already.
-        let fault = format!("source:set-throttle@2={fault}");
-        let words = [
-            "--bandwidth",
-            "4M",
-            "--downtime-limit",
-            "1",
-            "--timeout",
-            "60",
-        ];
-        let more = [&words[..], &["--inject", &fault]].concat();
-        let moved = migrate_with(dir, &to, &token, &more);
+        "source:set-throttle@2=error",
+        "source:set-throttle@2=cancel",
+        "target:resume-guest=error",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("token{number}");
+        let inject = ["--inject", fault];
+        let (here, there) = match fault.starts_with("source") {
+            true => (&inject[..], &[][..]),
+            false => (&[][..], &inject[..]),
+        };
+        let (target, to, token) = receive(dir, &name, &[&["--chaos"], there].concat());
+        // Half of what the guest writes.
+        let words = ["--mode", "pre-copy", "--bandwidth", "8M", "--timeout", "60"];
+        let moved = migrate_with(dir, &to, &token, &[&words[..], here].concat());
         assert!(!matches!(moved.code, Some(0) | None), "{}", moved.stderr);
-        assert_ne!(target.end().code, Some(0));
-        assert!(source.said().contains(&fault), "{}", moved.stderr);
+        let ended = target.end();
+        assert_ne!(ended.code, Some(0));
+        let said = source.said() + &ended.stderr;
+        assert!(
+            said.contains(&fault.replace('=', "@1=").replace("@2@1", "@2")),
+            "{said}"
+        );
         let rate = steady_rate(&mut source);
         assert!(
             rate * 2 > undisturbed,
-            "{rate} of {undisturbed} pages a second"
+            "{fault}: {rate} of {undisturbed} pages a second"
         );
     }
 }

@@ -90,12 +90,9 @@ pub(crate) fn request(to: &str, token: &str) -> MigrateRequest {
     MigrateRequest {
         to: to.into(),
         token: token.into(),
-        downtime_limit_ms: None,
-        timeout_ms: None,
-        bandwidth_cap: None,
-        streams: None,
         asked_by: "a test".into(),
         why: "to see".into(),
+        ..MigrateRequest::default()
     }
 }
 

@@ -50,6 +50,8 @@ pub enum FrameKind {
     FromSource = 4,
     /// [`crate::migrate::FromTarget`].
     FromTarget = 5,
+    /// Pages that something at the target of a migration waits for, in batches as on bulk streams.
+    Pages = 6,
 }
 
 impl FrameKind {
@@ -62,6 +64,7 @@ impl FrameKind {
             3 => Some(Self::Response),
             4 => Some(Self::FromSource),
             5 => Some(Self::FromTarget),
+            6 => Some(Self::Pages),
             _ => None,
         }
     }

@@ -65,6 +65,8 @@ pub struct Accept {
     /// Whether it still has the pages of [`Offer::retained`](super::Offer::retained), so that pages of
     /// the same digest need not be sent.
     pub retained: bool,
+    /// Whether the guest can run there before its memory is there.
+    pub post_copy: bool,
 }
 
 /// The target's part of the blackout, nanoseconds, by its own clock.

@@ -35,6 +35,9 @@ pub struct Offer {
     /// The epoch of this guest that the source had from the target, if the target gave it away
     /// before and may have kept its pages' digests.
     pub retained: Option<Epoch>,
+    /// In [`Mode::Local`], the socket of the guest's process, where its memory is to be had
+    /// ([`Request::HandOver`](crate::process::Request::HandOver)).
+    pub local: Option<String>,
 }
 
 /// A device of the guest.

@@ -12,7 +12,7 @@
 //!
 //! A client has at most one request under way. [`Request::AttachConsole`] changes the stream: after
 //! its [`Response::Ok`] no more frames follow either way, but the console's raw bytes, until one
-//! side closes.
+//! side closes. [`Request::HandOver`] changes it too: after its [`Response::HandedOver`] come files.
 //!
 //! A message is the payload of one [frame](crate::frame), archived in the version that the frame's header names.
 //! Every build speaks version V and V-1 ([`VERSIONS`]): a daemon steers guest processes that an
@@ -21,10 +21,13 @@
 mod request;
 mod response;
 
-pub use request::{ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides, Request};
+pub use request::{
+    Compression, ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides, Request,
+    TimeoutAction,
+};
 pub use response::{
-    DeviceStats, ExitReason, GuestState, GuestStats, NamedCounter, Response, SnapshotReport,
-    VcpuStats,
+    DeviceStats, ExitReason, GuestState, GuestStats, HandedTap, NamedCounter, Response,
+    SnapshotReport, VcpuStats,
 };
 
 pub use crate::message::MessageError;

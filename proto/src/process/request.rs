@@ -3,6 +3,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::guest::{GuestSpec, SerialSpec};
+use crate::migrate::Mode;
 
 /// A request to a guest process. Paths are as the guest process sees them.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,9 @@ pub enum Request {
     /// Leave the guest where it is: [`Response::Ok`](super::Response::Ok), whether or not that is
     /// still possible; the answer to the [`Request::Migrate`] tells.
     CancelMigration,
+    /// While the guest moves to another process of this host: the files that it is made of.
+    /// [`Response::HandedOver`](super::Response::HandedOver), then the stream carries the files.
+    HandOver,
     /// Have the next migration of this guest meet these faults, each of the form
     /// `source:STEP[@N]=FAULT`; they take the place of those asked for before:
     /// [`Response::Ok`](super::Response::Ok). Refused by a process that was not started for it.
@@ -66,7 +70,7 @@ pub enum Request {
 }
 
 /// Where a guest is to go, and how. A setting that is absent has its default.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct MigrateRequest {
     /// The address and port that the target listens on.
     pub to: String,
@@ -76,14 +80,55 @@ pub struct MigrateRequest {
     pub downtime_limit_ms: Option<u64>,
     /// The longest it may take, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// To another process of this host, which takes the guest's memory over in place of a copy: the
+    /// control socket of the guest's process, which that process connects to.
+    pub local: Option<String>,
     /// The most bytes a second on the wire.
     pub bandwidth_cap: Option<u64>,
     /// Bulk streams.
     pub streams: Option<u16>,
+    /// How the guest is moved.
+    pub mode: Option<Mode>,
+    /// What is done when it took the longest time.
+    pub timeout_action: Option<TimeoutAction>,
+    /// Percent of their time that is taken from vCPUs at first.
+    pub throttle_start: Option<u8>,
+    /// Percent more with each further step.
+    pub throttle_step: Option<u8>,
+    /// The most percent; with 0 nothing is taken.
+    pub throttle_max: Option<u8>,
+    /// How pages are compressed.
+    pub compression: Option<Compression>,
+    /// Whether all memory is compared at the switch.
+    pub verify: bool,
+    /// How long a link that was cut is made again after the handover, in milliseconds.
+    pub recovery_window_ms: Option<u64>,
     /// Who asked, for the receipt.
     pub asked_by: String,
     /// Why, for the receipt.
     pub why: String,
+}
+
+/// What is done with a guest that was not moved in time.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeoutAction {
+    /// It stays where it is.
+    Cancel,
+    /// It runs at the target at once, and its memory follows.
+    PostCopy,
+    /// It is paused for as long as the rest of its memory takes.
+    Pause,
+}
+
+/// How pages are compressed.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As it is fastest, by measurement.
+    Auto,
+    /// Not at all.
+    Off,
+    /// At this zstd level.
+    Level(i8),
 }
 
 /// A console of a guest.

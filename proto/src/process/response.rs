@@ -29,6 +29,21 @@ pub enum Response {
     },
     /// The progress of the migration under way as JSON; `None` when there is none.
     Migrating(Option<String>),
+    /// The files of the guest follow on the stream, after a byte from the client: one message each of a
+    /// zero byte with the descriptor (`SCM_RIGHTS`), first guest memory, then the queues of each tap.
+    HandedOver {
+        /// The network cards in the order in which their taps follow.
+        taps: Vec<HandedTap>,
+    },
+}
+
+/// A tap whose queues are handed over.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct HandedTap {
+    /// The [`NetSpec::id`](crate::guest::NetSpec::id) of the card.
+    pub id: String,
+    /// How many queues follow.
+    pub queues: u16,
 }
 
 /// A snapshot that was written.

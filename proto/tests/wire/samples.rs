@@ -7,10 +7,11 @@ use godwit_proto::frame::{self, Frame, FrameError, FrameKind};
 use godwit_proto::guest::{
     BootSpec, DiskSpec, GuestSpec, HugePages, Kernel, MemorySpec, NetSpec, SerialSpec,
 };
+use godwit_proto::migrate::Mode;
 use godwit_proto::process::{
-    ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats, MigrateRequest,
-    NamedCounter, NetOverride, Overrides, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response,
-    SnapshotReport, VERSIONS, VcpuStats,
+    Compression, ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats,
+    HandedTap, MigrateRequest, NamedCounter, NetOverride, Overrides, REQUEST_LIMITS,
+    RESPONSE_LIMITS, Request, Response, SnapshotReport, TimeoutAction, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
 use godwit_proto::state::block::BlockState;
@@ -207,6 +208,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::Migrate(_) => "migrate",
         Request::MigrationProgress => "migration-progress",
         Request::CancelMigration => "cancel-migration",
+        Request::HandOver => "hand-over",
         Request::InjectFaults { .. } => "inject-faults",
     }
 }
@@ -234,6 +236,7 @@ fn response_name(response: &Response) -> &'static str {
         Response::Error(_) => "error",
         Response::Migrated { .. } => "migrated",
         Response::Migrating(_) => "migrating",
+        Response::HandedOver { .. } => "handed-over",
     }
 }
 
@@ -278,13 +281,23 @@ pub(crate) fn requests() -> Vec<Request> {
             token: "a token".into(),
             downtime_limit_ms: Some(100),
             timeout_ms: None,
+            local: Some("/run/godwit/web-1.sock".into()),
             bandwidth_cap: Some(125_000_000),
             streams: Some(4),
+            mode: Some(Mode::Hybrid),
+            timeout_action: Some(TimeoutAction::PostCopy),
+            throttle_start: Some(20),
+            throttle_step: Some(10),
+            throttle_max: Some(90),
+            compression: Some(Compression::Level(-3)),
+            verify: true,
+            recovery_window_ms: Some(60_000),
             asked_by: "alice".into(),
             why: "maintenance".into(),
         }),
         Request::MigrationProgress,
         Request::CancelMigration,
+        Request::HandOver,
         Request::InjectFaults {
             faults: vec!["source:pause-guest=kill".into()],
         },
@@ -326,6 +339,12 @@ pub(crate) fn responses() -> Vec<Response> {
             receipt: "{}".into(),
         },
         Response::Migrating(Some("{}".into())),
+        Response::HandedOver {
+            taps: vec![HandedTap {
+                id: "lan".into(),
+                queues: 2,
+            }],
+        },
     ];
     responses.extend(states.map(|state| Response::Stats(stats(state))));
     responses

@@ -21,6 +21,7 @@ use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 use crate::memory::image::ImageError;
 use crate::memory::lazy::LazyError;
+use crate::memory::post_copy::PostCopyError;
 use crate::vcpu::VcpuError;
 
 /// Why a guest could not be built, or did not do what was asked.
@@ -50,6 +51,9 @@ pub enum GuestError {
     /// A tap cannot be opened.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Its descriptors cannot be copied for another process.
+    #[error("cannot hand the guest's memory and taps to another process")]
+    HandOver(#[source] io::Error),
     /// Interrupts or doorbells cannot be set up.
     #[error(transparent)]
     Interrupt(#[from] InterruptError),
@@ -106,6 +110,9 @@ pub enum GuestError {
     /// Memory cannot fill on demand.
     #[error(transparent)]
     Lazy(#[from] LazyError),
+    /// Memory cannot follow the guest.
+    #[error(transparent)]
+    PostCopy(#[from] PostCopyError),
     /// An override names a device that the snapshot does not have.
     #[error("the snapshot has no device {id:?} to override")]
     NoSuchDevice {
@@ -176,12 +183,13 @@ impl GuestError {
             | Self::NoSuchDevice { .. }
             | Self::SnapshotRead { .. }
             | Self::MemoryLost { .. } => ErrorCode::SnapshotInvalid,
-            Self::Lazy(_) => ErrorCode::Memory,
+            Self::Lazy(_) | Self::PostCopy(_) => ErrorCode::Memory,
             Self::Acpi(_)
             | Self::Interrupt(_)
             | Self::Pci(_)
             | Self::Bus(_)
             | Self::Device { .. }
+            | Self::HandOver(_)
             | Self::Vcpu(_) => ErrorCode::Other,
         }
     }

@@ -3,6 +3,8 @@
 //! Order matters: interrupt controllers before vCPUs, memory before anything that reads it, devices
 //! before the buses are frozen, vCPU threads last.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,9 +12,9 @@ use godwit_proto::process::{DeviceStats, NamedCounter};
 use godwit_proto::state::irqchip::IrqchipState;
 use godwit_proto::state::vcpu::{CpuidEntry, VcpuState};
 
-use super::Attachments;
 use super::error::GuestError;
 use super::event::{Signal, Signals};
+use super::{Attachments, Heirloom};
 use crate::boot::{self, BootRegisters, KernelSource};
 use crate::bus::Bus;
 use crate::config::{GuestConfig, KernelConfig};
@@ -95,7 +97,14 @@ impl Machine {
             config.vcpus,
             cpu::Options::default(),
         )?;
-        let ram = Arc::new(GuestRam::allocate(config.memory_bytes, config.huge_pages)?);
+        let (bytes, huge_pages) = (config.memory_bytes, config.huge_pages);
+        let (ram, taps) = match attachments.heirloom {
+            Some(Heirloom { memory, taps }) => {
+                (GuestRam::adopt(memory, bytes, huge_pages)?, Some(taps))
+            }
+            None => (GuestRam::allocate(bytes, huge_pages)?, None),
+        };
+        let ram = Arc::new(ram);
         let mut vm = hypervisor.create_vm()?;
         track_dirty_pages(&hypervisor, &mut vm, attachments.dirty_tracking)?;
         // Before the interrupt controllers: adding a memory slot waits for the kernel to retire the
@@ -124,7 +133,15 @@ impl Machine {
         })?;
         serial.register(&mut pio)?;
         let pci = PciRoot::new();
-        let counters = add_devices(&config, claiming, &pci, &ram, &irqs, attachments.console)?;
+        let counters = add_devices(
+            &config,
+            claiming,
+            &pci,
+            &ram,
+            &irqs,
+            attachments.console,
+            taps,
+        )?;
         pci.register(&mut pio, &mut mmio)?;
 
         let mut vcpus = Vec::new();
@@ -300,6 +317,17 @@ impl Machine {
         Ok(())
     }
 
+    /// Copies of the descriptors that make up the guest: its memory and its taps.
+    pub(super) fn heirloom(&self) -> io::Result<Heirloom> {
+        let taps = self.counters.nets.iter();
+        Ok(Heirloom {
+            memory: self.ram.file().try_clone()?,
+            taps: taps
+                .map(|(id, card)| Ok((id.clone(), card.tap_files()?)))
+                .collect::<io::Result<_>>()?,
+        })
+    }
+
     /// Has every network card tell its neighbours where it is now.
     pub(super) fn announce(&self) -> Result<(), GuestError> {
         let first_slot = 1 + self.config.disks.len();
@@ -340,6 +368,7 @@ fn add_devices(
     ram: &GuestRam,
     irqs: &Arc<IrqRouter>,
     console: Option<Console>,
+    mut taps: Option<Vec<(String, Vec<File>)>>,
 ) -> Result<Counters, GuestError> {
     let mut counters = Counters {
         disks: Vec::new(),
@@ -357,7 +386,14 @@ fn add_devices(
         devices.push(Box::new(block));
     }
     for net in &config.nets {
-        let card = Net::open(net)?;
+        let card = match &mut taps {
+            None => Net::open(net)?,
+            Some(taps) => {
+                let handed = taps.iter().position(|(id, _)| *id == net.id);
+                let queues = handed.map(|index| taps.swap_remove(index).1);
+                Net::adopt(net, queues.unwrap_or_default())?
+            }
+        };
         counters.nets.push((net.id.clone(), card.handle()));
         devices.push(Box::new(card));
     }

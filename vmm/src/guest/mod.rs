@@ -6,6 +6,9 @@
 //!                                      ^                           |
 //!                                      '---------------------------'
 //!                                            resume, reset+resume
+//!
+//! build_waiting   await_memory?   take_state
+//! --------------> Waiting --------------------> Paused
 //! ```
 //!
 //! The owner waits for events in [`Guest::wait`] and may pause, save and resume from other threads;
@@ -19,7 +22,9 @@ mod restore;
 mod save;
 mod snapshot;
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +38,7 @@ use crate::devices::serial::Serial;
 use crate::devices::terminal::{NullSink, Sink};
 use crate::devices::virtio::console::Console;
 use crate::memory::lazy::LazyFill;
+use crate::memory::post_copy::{Arrival, PostCopy};
 use crate::memory::{DirtyLog, GuestRam};
 use crate::vcpu::Throttle;
 
@@ -52,6 +58,18 @@ pub struct Attachments {
     pub console: Option<Console>,
     /// How written pages are reported.
     pub dirty_tracking: DirtyTracking,
+    /// What another process of this host hands over, of a guest that it still runs; with it
+    /// [`Guest::build_waiting`] neither makes memory nor opens taps.
+    pub heirloom: Option<Heirloom>,
+}
+
+/// What makes a guest of one process that of another on the same host without copying a page.
+#[derive(Debug)]
+pub struct Heirloom {
+    /// Its memory file.
+    pub memory: File,
+    /// The queues of its network cards' taps, by the cards' ids.
+    pub taps: Vec<(String, Vec<File>)>,
 }
 
 impl Default for Attachments {
@@ -61,6 +79,7 @@ impl Default for Attachments {
             serial: Box::new(NullSink),
             console: None,
             dirty_tracking: DirtyTracking::default(),
+            heirloom: None,
         }
     }
 }
@@ -107,6 +126,8 @@ pub struct Guest {
     phase: Mutex<Phase>,
     /// Fills memory of a lazily restored guest; before `machine`, whose threads may wait for it.
     lazy: Mutex<Option<LazyFill>>,
+    /// Brings in memory that follows the guest from elsewhere; likewise.
+    arriving: Mutex<Option<Arc<PostCopy>>>,
     machine: Machine,
     inbox: Inbox,
     signals: Signals,
@@ -154,6 +175,59 @@ impl Guest {
         }
     }
 
+    /// Makes pages of a guest of [`Guest::build_waiting`] absent: they follow it. Runs of (first page,
+    /// pages). Until [`Guest::memory_arrived`] it is neither reset nor written to a snapshot.
+    ///
+    /// # Errors
+    /// [`GuestError`]; the guest is of no use then.
+    pub fn await_memory(
+        &self,
+        missing: impl IntoIterator<Item = (u64, u64)>,
+        tell: impl FnMut(Arrival) + Send + 'static,
+    ) -> Result<Arc<PostCopy>, GuestError> {
+        let _turn = self.turn();
+        match self.current() {
+            Phase::Waiting => {}
+            other => return Err(wrong_state("let memory follow", other)),
+        }
+        let arriving = Arc::new(PostCopy::start(self.ram(), missing, tell)?);
+        *self.arriving() = Some(arriving.clone());
+        Ok(arriving)
+    }
+
+    /// All memory has arrived; from now on nothing waits for any.
+    pub fn memory_arrived(&self) {
+        let arriving = self.arriving().take();
+        if let Some(arriving) = arriving {
+            arriving.finish();
+        }
+    }
+
+    /// Stops the vCPUs of a guest that runs without memory that will not arrive, for good. It must
+    /// not be dropped: its devices may wait for that memory, and would go on with zeros. The end of
+    /// the process is theirs.
+    pub fn abandon(&self) {
+        *self.phase() = Phase::Lost;
+        for vcpu in &self.machine.vcpus {
+            vcpu.request_exit();
+        }
+    }
+
+    /// Brings in what a lazily restored guest has not read of its snapshot yet.
+    ///
+    /// # Errors
+    /// [`GuestError::MemoryLost`].
+    pub fn complete_memory(&self) -> Result<(), GuestError> {
+        let lazy = self.lazy().take();
+        match lazy.map(LazyFill::finish) {
+            Some(false) => {
+                let cause = "reading the rest of the snapshot it was restored from failed".into();
+                Err(GuestError::MemoryLost { cause })
+            }
+            Some(true) | None => Ok(()),
+        }
+    }
+
     fn assemble(
         spec: GuestSpec,
         attachments: Attachments,
@@ -168,6 +242,7 @@ impl Guest {
             turn: Mutex::new(()),
             phase: Mutex::new(phase),
             lazy: Mutex::new(None),
+            arriving: Mutex::new(None),
             machine,
             inbox,
             signals,
@@ -272,6 +347,30 @@ impl Guest {
         }
     }
 
+    /// Copies of the descriptors that another process of this host needs to take the guest over
+    /// without copying its memory. This process goes on using its own.
+    ///
+    /// # Errors
+    /// [`GuestError::HandOver`] when there are too many open files, [`GuestError::WrongState`] while
+    /// its memory still comes in from a snapshot.
+    pub fn heirloom(&self) -> Result<Heirloom, GuestError> {
+        let _turn = self.turn();
+        let filling = self
+            .lazy()
+            .as_ref()
+            .is_some_and(|fill| !fill.progress().complete.load(Ordering::Acquire));
+        match self.current() {
+            Phase::Running | Phase::Paused if !filling => {
+                self.machine.heirloom().map_err(GuestError::HandOver)
+            }
+            Phase::Running | Phase::Paused => Err(GuestError::WrongState {
+                request: "hand over",
+                is: "still gets its memory from a snapshot",
+            }),
+            other => Err(wrong_state("hand over", other)),
+        }
+    }
+
     /// Puts the machine back to power-on, boots again, and lets it run.
     ///
     /// # Errors
@@ -279,6 +378,7 @@ impl Guest {
     /// then.
     pub fn reset(&self) -> Result<(), GuestError> {
         let _turn = self.turn();
+        self.has_all_memory("reset")?;
         match self.current() {
             Phase::Running => self.pause_in_turn()?,
             Phase::Created | Phase::Paused => {}
@@ -433,6 +533,21 @@ impl Guest {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn arriving(&self) -> MutexGuard<'_, Option<Arc<PostCopy>>> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what would lose pages that are under way.
+    fn has_all_memory(&self, request: &'static str) -> Result<(), GuestError> {
+        match &*self.arriving() {
+            Some(_) => Err(GuestError::WrongState {
+                request,
+                is: "still gets its memory",
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn lazy(&self) -> MutexGuard<'_, Option<LazyFill>> {
         self.lazy.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -453,6 +568,7 @@ impl Drop for Guest {
             vcpu.request_exit();
         }
         drop(self.lazy().take());
+        self.memory_arrived();
         drop(
             self.throttle
                 .lock()

@@ -15,7 +15,6 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::error::GuestError;
 use super::{Guest, Phase, save, wrong_state};
 use crate::memory::image;
-use crate::memory::lazy::LazyFill;
 
 /// The records.
 pub(super) const STATE_FILE: &str = "state";
@@ -31,6 +30,7 @@ pub(super) fn take(guest: &Guest, dir: &Path) -> Result<SnapshotReport, GuestErr
     }
     let partial = Partial::create(dir)?;
     let _turn = guest.turn();
+    guest.has_all_memory("snapshot")?;
     let was_running = match guest.current() {
         Phase::Running => {
             guest.pause_in_turn()?;
@@ -40,7 +40,7 @@ pub(super) fn take(guest: &Guest, dir: &Path) -> Result<SnapshotReport, GuestErr
         other @ (Phase::Waiting | Phase::Lost) => return Err(wrong_state("snapshot", other)),
     };
     let paused = Instant::now();
-    let written = complete_memory(guest).and_then(|()| partial.fill(guest));
+    let written = guest.complete_memory().and_then(|()| partial.fill(guest));
     let pause = paused.elapsed();
     if was_running {
         guest.resume_in_turn()?;
@@ -56,17 +56,6 @@ pub(super) fn take(guest: &Guest, dir: &Path) -> Result<SnapshotReport, GuestErr
         },
         total_ns: begin.elapsed().as_nanos() as u64,
     })
-}
-
-/// A lazily restored guest first needs the rest of its memory.
-fn complete_memory(guest: &Guest) -> Result<(), GuestError> {
-    match guest.lazy().take().map(LazyFill::finish) {
-        Some(false) => {
-            let cause = "reading the rest of the snapshot it was restored from failed".into();
-            Err(GuestError::MemoryLost { cause })
-        }
-        Some(true) | None => Ok(()),
-    }
 }
 
 /// A snapshot being written; removed unless it is published.

@@ -40,15 +40,24 @@ pub(super) struct MissingMemory {
 }
 
 impl MissingMemory {
-    /// Reports faults on pages of `ram` that have nothing behind them from now on.
-    pub(super) fn register(ram: Arc<GuestRam>) -> Result<Self, MissingError> {
-        let uffd = UffdBuilder::new()
+    /// Whether this process may do so.
+    pub(super) fn check() -> Result<(), MissingError> {
+        Self::open().map(drop)
+    }
+
+    fn open() -> Result<Uffd, MissingError> {
+        UffdBuilder::new()
             .close_on_exec(true)
             .non_blocking(true)
             .user_mode_only(false)
-            .require_features(FeatureFlags::MISSING_SHMEM)
+            .require_features(FeatureFlags::MISSING_SHMEM | FeatureFlags::MISSING_HUGETLBFS)
             .create()
-            .map_err(MissingError::Open)?;
+            .map_err(MissingError::Open)
+    }
+
+    /// Reports faults on pages of `ram` that have nothing behind them from now on.
+    pub(super) fn register(ram: Arc<GuestRam>) -> Result<Self, MissingError> {
+        let uffd = Self::open()?;
         for slot in ram.slots() {
             uffd.register_with_mode(
                 slot.host_address as *mut libc::c_void,
@@ -144,8 +153,14 @@ impl MissingMemory {
 
     /// Lets threads that wait for `len` bytes at `offset` of the memory file look again.
     pub(super) fn wake_at(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let (address, room) = self.ram.host_range(offset);
-        self.wake(address, len.min(room) as usize)
+        let mut done = 0;
+        while done < len {
+            let (address, room) = self.ram.host_range(offset + done);
+            let part = room.min(len - done);
+            self.wake(address, part as usize)?;
+            done += part;
+        }
+        Ok(())
     }
 
     /// Gives memory back to the kernel's own faults: what is absent reads as zero from here on.

@@ -3,6 +3,7 @@
 use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
 
+mod absent;
 pub mod dirty;
 pub mod image;
 pub mod io_ring;

@@ -4,24 +4,30 @@
 //! which page that is; the owner installs pages in any order, asked for or not, from any thread. This
 //! module does not know where pages come from, and never gives up waiting: that is its owner's to
 //! decide.
+//!
+//! Every page of memory counts as one of three: *absent*, until it is installed, once; *there*; or
+//! *zero*: it never had content, or arrived as zeros. What is zero takes no memory until somebody
+//! touches it. A host with huge pages installs them whole, so their parts are gathered first.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::GuestRam;
+use super::absent::{AbsentPages, Gathered};
 use super::layout::PAGE_SIZE;
 use super::missing::{MissingError, MissingMemory};
+use super::{GuestRam, HugePages};
 
 /// What the thread waits for.
 const FAULT: u64 = 0;
 const STOP: u64 = 1;
-/// Zeros that are installed with one call, bytes.
-const ZEROS: usize = 2 << 20;
+/// How often giving up stale pages is tried: the kernel may be splitting a huge one.
+const PUNCH_TRIES: u32 = 10;
 
 /// Why memory cannot arrive while the guest runs.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +35,7 @@ pub enum PostCopyError {
     /// The kernel does not let pages be absent.
     #[error("post-copy is not possible here")]
     Missing(#[from] MissingError),
-    /// A stale page could not be given up.
+    /// Stale pages could not be given up.
     #[error("cannot give up {pages} stale pages from page {first} on")]
     Punch {
         /// First page.
@@ -40,9 +46,37 @@ pub enum PostCopyError {
         #[source]
         source: io::Error,
     },
+    /// Pages that are not whole pages of the host.
+    #[error("{pages} pages from page {first} on are not whole pages of the host")]
+    Unaligned {
+        /// First page.
+        first: u64,
+        /// How many.
+        pages: u64,
+    },
+    /// Pages that the guest does not have.
+    #[error("{pages} pages from page {first} on lie outside guest memory")]
+    Outside {
+        /// First page.
+        first: u64,
+        /// How many.
+        pages: u64,
+    },
     /// The thread that hears of faults could not be started.
     #[error("cannot start the thread that hears of page faults")]
     Thread(#[source] io::Error),
+    /// The thread that hears of faults hears no more.
+    #[error("cannot wait for page faults")]
+    Wait(#[source] io::Error),
+    /// Faults could not be read.
+    #[error("cannot read page faults")]
+    Faults(#[source] userfaultfd::Error),
+    /// Too many huge pages are half there.
+    #[error("parts of more than {most} huge pages arrived at once")]
+    Scattered {
+        /// How many are gathered at once.
+        most: usize,
+    },
     /// Pages could not be installed.
     #[error("cannot install {pages} pages from page {first} on")]
     Install {
@@ -56,223 +90,268 @@ pub enum PostCopyError {
     },
 }
 
+/// What the owner is told, by a thread of this module.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Somebody waits for this absent page; told again when another one waits for it.
+    Fault(u64),
+    /// Who waits now may wait for ever.
+    Failed(PostCopyError),
+}
+
+/// Whether this process may let pages be absent.
+///
+/// # Errors
+/// Why not.
+pub fn check() -> Result<(), MissingError> {
+    MissingMemory::check()
+}
+
 /// Guest memory that is arriving. Dropping it makes what has not arrived zero, so the guest must be
 /// gone before, or everything in.
 pub struct PostCopy {
-    memory: Arc<MissingMemory>,
+    shared: Arc<Shared>,
     stop: EventFd,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    finished: AtomicBool,
+}
+
+struct Shared {
+    memory: MissingMemory,
+    absent: AbsentPages,
+    /// A page of the host, all zero.
+    zeros: Box<[u8]>,
 }
 
 impl PostCopy {
     /// Makes the pages of `missing`, runs of (first page, pages), absent. The guest does not run yet.
-    /// `on_fault` is called with each page that somebody waits for, from a thread of this type; it
-    /// may be called more than once for a page.
     ///
     /// # Errors
     /// [`PostCopyError`].
     pub fn start(
         ram: &Arc<GuestRam>,
         missing: impl IntoIterator<Item = (u64, u64)>,
-        on_fault: impl FnMut(u64) + Send + 'static,
+        mut tell: impl FnMut(Arrival) + Send + 'static,
     ) -> Result<Self, PostCopyError> {
+        let unit_pages = ram.huge_pages().page_bytes() / PAGE_SIZE;
+        let absent = AbsentPages::new(ram.bytes() / PAGE_SIZE, unit_pages);
         for (first, pages) in missing {
-            ram.punch(first * PAGE_SIZE, pages * PAGE_SIZE)
-                .map_err(|source| PostCopyError::Punch {
-                    first,
-                    pages,
-                    source,
-                })?;
+            if first % unit_pages != 0 || pages % unit_pages != 0 {
+                return Err(PostCopyError::Unaligned { first, pages });
+            }
+            if !absent.are_pages(first, pages) {
+                return Err(PostCopyError::Outside { first, pages });
+            }
+            give_up(ram, first, pages)?;
+            absent.insert(first, pages);
         }
-        let memory = Arc::new(MissingMemory::register(ram.clone())?);
+        let shared = Arc::new(Shared {
+            memory: MissingMemory::register(ram.clone())?,
+            absent,
+            zeros: vec![0; (unit_pages * PAGE_SIZE) as usize].into(),
+        });
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(PostCopyError::Thread)?;
         let epoll = Epoll::new().map_err(PostCopyError::Thread)?;
-        for (fd, token) in [(memory.as_raw_fd(), FAULT), (stop.as_raw_fd(), STOP)] {
+        for (fd, token) in [(shared.memory.as_raw_fd(), FAULT), (stop.as_raw_fd(), STOP)] {
             let event = EpollEvent::new(EventSet::IN, token);
             epoll
                 .ctl(ControlOperation::Add, fd, event)
                 .map_err(PostCopyError::Thread)?;
         }
         let thread = {
-            let memory = memory.clone();
+            let shared = shared.clone();
+            let listen = move || {
+                if let Err(error) = shared.listen(&epoll, &mut tell) {
+                    tell(Arrival::Failed(error));
+                }
+            };
             thread::Builder::new()
                 .name("page-faults".into())
-                .spawn(move || listen(&memory, &epoll, on_fault))
+                .spawn(listen)
                 .map_err(PostCopyError::Thread)?
         };
         Ok(Self {
-            memory,
+            shared,
             stop,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
+            finished: AtomicBool::new(false),
         })
     }
 
-    /// Installs whole pages from `first` on, and lets go who waits for them. A page that is there
-    /// already keeps what it has: the guest may have written it.
+    /// Installs whole pages from `first` on, and lets go who waits for them. A page that is not
+    /// absent keeps what it has: the guest may have written it. `arrived` is given the runs that are
+    /// there now and were not before.
     ///
     /// # Errors
-    /// [`PostCopyError::Install`].
-    pub fn install(&self, first: u64, bytes: &[u8]) -> Result<(), PostCopyError> {
-        self.memory
-            .install(first * PAGE_SIZE, bytes)
-            .map_err(|source| PostCopyError::Install {
-                first,
-                pages: bytes.len() as u64 / PAGE_SIZE,
-                source,
-            })
+    /// [`PostCopyError::Install`], [`PostCopyError::Outside`], [`PostCopyError::Scattered`].
+    pub fn install(
+        &self,
+        first: u64,
+        bytes: &[u8],
+        arrived: impl FnMut(u64, u64),
+    ) -> Result<(), PostCopyError> {
+        let pages = bytes.len() as u64 / PAGE_SIZE;
+        self.shared.arrive(first, pages, Some(bytes), arrived)
     }
 
-    /// Installs `pages` zero pages from `first` on.
+    /// As [`PostCopy::install`], of `pages` zero pages from `first` on. They take no memory until
+    /// they are touched.
     ///
     /// # Errors
-    /// [`PostCopyError::Install`].
-    pub fn install_zeros(&self, first: u64, pages: u64) -> Result<(), PostCopyError> {
-        let zeros = vec![0; ZEROS.min((pages * PAGE_SIZE) as usize)];
-        let per_call = zeros.len() as u64 / PAGE_SIZE;
-        let mut page = first;
-        while page < first + pages {
-            let count = per_call.min(first + pages - page);
-            self.install(page, &zeros[..(count * PAGE_SIZE) as usize])?;
-            page += count;
+    /// As [`PostCopy::install`].
+    pub fn install_zeros(
+        &self,
+        first: u64,
+        pages: u64,
+        arrived: impl FnMut(u64, u64),
+    ) -> Result<(), PostCopyError> {
+        self.shared.arrive(first, pages, None, arrived)
+    }
+
+    /// Ends it: what has not arrived is zero from here on. Once is enough.
+    pub fn finish(&self) {
+        if self.finished.swap(true, Ordering::AcqRel) {
+            return;
         }
-        Ok(())
-    }
-
-    /// Lets go who waits for `page`, which is there: its fault may have been heard after it came.
-    ///
-    /// # Errors
-    /// [`PostCopyError::Install`].
-    pub fn wake(&self, page: u64) -> Result<(), PostCopyError> {
-        self.memory
-            .wake_at(page * PAGE_SIZE, PAGE_SIZE)
-            .map_err(|source| PostCopyError::Install {
-                first: page,
-                pages: 1,
-                source,
-            })
-    }
-
-    /// Ends it; everything has arrived.
-    pub fn finish(self) {
-        drop(self);
+        // A full counter is as good a signal as one more.
+        let _ = self.stop.write(1);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = { thread }.take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that hears of page faults panicked");
+        }
+        self.shared.memory.release();
     }
 }
 
 impl Drop for PostCopy {
     fn drop(&mut self) {
-        // A full counter is as good a signal as one more.
-        let _ = self.stop.write(1);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that hears of page faults panicked");
-        }
-        self.memory.release();
+        self.finish();
     }
 }
 
-fn listen(memory: &MissingMemory, epoll: &Epoll, mut on_fault: impl FnMut(u64)) {
-    let mut ready = [EpollEvent::default(); 2];
-    loop {
-        let count = match epoll.wait(-1, &mut ready) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return tracing::error!(%error, "cannot wait for page faults"),
-        };
-        if ready[..count].iter().any(|e| e.data() == STOP) {
-            return;
+/// Gives stale pages back, and makes sure that they are gone: part of a huge page that the kernel
+/// cannot split is only zeroed, and who touches it would not wait.
+fn give_up(ram: &GuestRam, first: u64, pages: u64) -> Result<(), PostCopyError> {
+    let (start, len) = (first * PAGE_SIZE, pages * PAGE_SIZE);
+    let failed = |source| PostCopyError::Punch {
+        first,
+        pages,
+        source,
+    };
+    for _ in 0..PUNCH_TRIES {
+        ram.punch(start, len).map_err(failed)?;
+        // Of explicit huge pages the kernel does not tell, and gives them up whole.
+        let is_gone = ram.huge_pages() == HugePages::Huge2M
+            || ram.next_data(start).is_none_or(|data| data >= start + len);
+        if is_gone {
+            return Ok(());
         }
-        loop {
-            match memory.next_fault() {
-                Ok(Some(offset)) => on_fault(offset / PAGE_SIZE),
-                Ok(None) => break,
-                Err(error) => return tracing::error!(%error, "cannot read page faults"),
+        thread::yield_now();
+    }
+    Err(failed(io::ErrorKind::ResourceBusy.into()))
+}
+
+impl Shared {
+    /// Takes pages in, of zeros without `bytes`.
+    fn arrive(
+        &self,
+        first: u64,
+        pages: u64,
+        bytes: Option<&[u8]>,
+        mut arrived: impl FnMut(u64, u64),
+    ) -> Result<(), PostCopyError> {
+        if !self.absent.are_pages(first, pages) {
+            return Err(PostCopyError::Outside { first, pages });
+        }
+        let part = |at: u64, count: u64| {
+            let from = ((at - first) * PAGE_SIZE) as usize;
+            bytes.map(|bytes| &bytes[from..from + (count * PAGE_SIZE) as usize])
+        };
+        let mut from = first;
+        while let Some((at, count)) = self.absent.next_run(from, first + pages) {
+            from = at + count;
+            if self.absent.is_unit(at, count) {
+                self.put(at, count, part(at, count))?;
+                arrived(at, count);
+            } else {
+                for (at, count) in self.absent.pieces(at, count) {
+                    match self.absent.gather(at, count, part(at, count))? {
+                        Gathered::Partly => {}
+                        Gathered::Whole { first, bytes } => {
+                            let count = bytes.len() as u64 / PAGE_SIZE;
+                            self.put(first, count, Some(&bytes))?;
+                            arrived(first, count);
+                        }
+                    }
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Installs whole pages of the host that are absent.
+    fn put(&self, first: u64, pages: u64, bytes: Option<&[u8]>) -> Result<(), PostCopyError> {
+        let failed = |source| PostCopyError::Install {
+            first,
+            pages,
+            source,
+        };
+        match bytes {
+            Some(bytes) => {
+                let installed = self.memory.install(first * PAGE_SIZE, bytes);
+                installed.map_err(failed)?;
+                self.absent.remove(first, pages);
+            }
+            None => {
+                // First zero, then woken: who looks again is served by `fault`.
+                self.absent.remove(first, pages);
+                let woken = self.memory.wake_at(first * PAGE_SIZE, pages * PAGE_SIZE);
+                woken.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(
+        &self,
+        epoll: &Epoll,
+        tell: &mut (impl FnMut(Arrival) + Send),
+    ) -> Result<(), PostCopyError> {
+        let mut ready = [EpollEvent::default(); 2];
+        loop {
+            let count = match epoll.wait(-1, &mut ready) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(PostCopyError::Wait(error)),
+            };
+            if ready[..count].iter().any(|e| e.data() == STOP) {
+                return Ok(());
+            }
+            while let Some(offset) = self.memory.next_fault().map_err(PostCopyError::Faults)? {
+                self.fault(offset / PAGE_SIZE, tell)?;
+            }
+        }
+    }
+
+    fn fault(&self, page: u64, tell: &mut impl FnMut(Arrival)) -> Result<(), PostCopyError> {
+        if self.absent.contains(page) {
+            tell(Arrival::Fault(page));
+            return Ok(());
+        }
+        // Zero, or there since it was touched.
+        let unit = self.zeros.len() as u64 / PAGE_SIZE;
+        let first = page / unit * unit;
+        let installed = self.memory.install(first * PAGE_SIZE, &self.zeros);
+        installed.map_err(|source| PostCopyError::Install {
+            first,
+            pages: unit,
+            source,
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::HugePages;
-    use std::sync::mpsc;
-    use std::time::Duration;
-    use vm_memory::{Bytes, GuestAddress};
-
-    const SIZE: u64 = 16 << 20;
-    const PAGES: u64 = SIZE / PAGE_SIZE;
-
-    fn start(missing: Vec<(u64, u64)>) -> Option<(Arc<GuestRam>, PostCopy, mpsc::Receiver<u64>)> {
-        let ram = Arc::new(GuestRam::allocate(SIZE, HugePages::None).expect("memory"));
-        for page in 0..PAGES {
-            ram.memory()
-                .write_obj(!page, GuestAddress(page * PAGE_SIZE))
-                .expect("in memory");
-        }
-        let (sender, faults) = mpsc::channel();
-        let on_fault = move |page| sender.send(page).expect("the test listens");
-        match PostCopy::start(&ram, missing, on_fault) {
-            Ok(post_copy) => Some((ram, post_copy, faults)),
-            Err(PostCopyError::Missing(error)) => {
-                crate::skip::skipped!("no userfaultfd here: {error}");
-                None
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn word(ram: &GuestRam, page: u64) -> u64 {
-        ram.memory()
-            .read_obj(GuestAddress(page * PAGE_SIZE))
-            .expect("in memory")
-    }
-
-    #[test]
-    fn who_touches_an_absent_page_waits_for_it() {
-        let Some((ram, post_copy, faults)) = start(vec![(100, 50)]) else {
-            return;
-        };
-        assert_eq!(word(&ram, 99), !99);
-        assert_eq!(word(&ram, 150), !150);
-        thread::scope(|scope| {
-            let reader = scope.spawn(|| word(&ram, 120));
-            assert_eq!(faults.recv_timeout(Duration::from_secs(60)), Ok(120));
-            thread::sleep(Duration::from_millis(20));
-            assert!(!reader.is_finished());
-            post_copy
-                .install(118, &[7; 4 * PAGE_SIZE as usize])
-                .expect("installs");
-            assert_eq!(reader.join().expect("reads"), u64::from_le_bytes([7; 8]));
-        });
-        assert_eq!(word(&ram, 121), u64::from_le_bytes([7; 8]));
-        post_copy.install_zeros(100, 50).expect("installs the rest");
-        assert_eq!(word(&ram, 100), 0);
-        assert_eq!(word(&ram, 118), u64::from_le_bytes([7; 8]));
-        post_copy.finish();
-    }
-
-    #[test]
-    fn a_page_that_was_written_meanwhile_is_not_overwritten() {
-        let Some((ram, post_copy, _)) = start(vec![(0, PAGES)]) else {
-            return;
-        };
-        post_copy
-            .install(8, &[1; PAGE_SIZE as usize])
-            .expect("installs");
-        ram.memory()
-            .write_obj(5u64, GuestAddress(8 * PAGE_SIZE))
-            .expect("in memory");
-        post_copy
-            .install(0, &[2; 64 * PAGE_SIZE as usize])
-            .expect("installs around it");
-        assert_eq!(word(&ram, 8), 5);
-        for page in (0..64).filter(|&page| page != 8) {
-            assert_eq!(word(&ram, page), u64::from_le_bytes([2; 8]), "page {page}");
-        }
-        post_copy
-            .install_zeros(64, PAGES - 64)
-            .expect("installs the rest");
-        post_copy.finish();
-    }
-}
+mod tests;

@@ -86,6 +86,16 @@ pub enum MemoryError {
         #[source]
         source: io::Error,
     },
+    /// A file that was handed over is not the memory file of such a guest.
+    #[error(
+        "the file that was handed over is no guest memory of {bytes} bytes: it has {found}, or could shrink"
+    )]
+    Foreign {
+        /// What the guest has.
+        bytes: u64,
+        /// The length of the file.
+        found: u64,
+    },
     /// The memory file could not be mapped.
     #[error("cannot map {bytes} bytes of guest memory at guest address {guest_address:#x}")]
     Map {
@@ -115,14 +125,30 @@ impl GuestRam {
     /// # Errors
     /// [`MemoryError`].
     pub fn allocate(bytes: u64, huge_pages: HugePages) -> Result<Self, MemoryError> {
-        let page_bytes = huge_pages.page_bytes();
-        if !(MIN_BYTES..=MAX_BYTES).contains(&bytes) || !bytes.is_multiple_of(page_bytes) {
-            return Err(MemoryError::Size { bytes, page_bytes });
-        }
+        check_size(bytes, huge_pages)?;
         let file = memory_file(huge_pages)
-            .and_then(|file| file.set_len(bytes).map(|()| Arc::new(file)))
+            .and_then(|file| file.set_len(bytes).map(|()| file))
+            .and_then(|file| fix_size(&file).map(|()| file))
             .map_err(|source| MemoryError::Create { bytes, source })?;
+        Self::over(Arc::new(file), bytes, huge_pages)
+    }
 
+    /// Takes over the memory of another process's guest, whose `file` it is. Both see the same pages
+    /// from now on, so only one of them may run the guest.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; [`MemoryError::Foreign`] when `file` is not what [`GuestRam::allocate`] made
+    /// for the same size.
+    pub fn adopt(file: File, bytes: u64, huge_pages: HugePages) -> Result<Self, MemoryError> {
+        check_size(bytes, huge_pages)?;
+        let found = file.metadata().map_or(0, |metadata| metadata.len());
+        if found != bytes || !has_fixed_size(&file) {
+            return Err(MemoryError::Foreign { bytes, found });
+        }
+        Self::over(Arc::new(file), bytes, huge_pages)
+    }
+
+    fn over(file: Arc<File>, bytes: u64, huge_pages: HugePages) -> Result<Self, MemoryError> {
         let mut offset = 0;
         let mut regions = Vec::new();
         let mut slots = Vec::new();
@@ -346,9 +372,18 @@ impl GuestRam {
     }
 }
 
+fn check_size(bytes: u64, huge_pages: HugePages) -> Result<(), MemoryError> {
+    let page_bytes = huge_pages.page_bytes();
+    if (MIN_BYTES..=MAX_BYTES).contains(&bytes) && bytes.is_multiple_of(page_bytes) {
+        Ok(())
+    } else {
+        Err(MemoryError::Size { bytes, page_bytes })
+    }
+}
+
 fn memory_file(huge_pages: HugePages) -> io::Result<File> {
     const NAME: &CStr = c"godwit-guest-memory";
-    let mut flags = libc::MFD_CLOEXEC;
+    let mut flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     if huge_pages == HugePages::Huge2M {
         flags |= libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
     }
@@ -359,6 +394,26 @@ fn memory_file(huge_pages: HugePages) -> io::Result<File> {
     }
     // SAFETY: the kernel just returned this descriptor and nobody else has it.
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Whoever maps a file that shrinks is killed when it touches what is gone.
+const FIXED_SIZE: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
+/// Seals `file` so that nobody who has it can change its size.
+fn fix_size(file: &File) -> io::Result<()> {
+    // SAFETY: the call touches no memory of this process.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, FIXED_SIZE) };
+    if result != 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn has_fixed_size(file: &File) -> bool {
+    // SAFETY: the call touches no memory of this process; it fails for what is no memory file.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & FIXED_SIZE == FIXED_SIZE
 }
 
 fn map(
@@ -423,6 +478,25 @@ fn advise_huge(address: u64, len: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_adopted_only_from_a_file_that_cannot_shrink() {
+        let here = GuestRam::allocate(MIN_BYTES, HugePages::None).unwrap();
+        here.write(4096, b"both see this").unwrap();
+        let handed = || here.file().try_clone().unwrap();
+        let there = GuestRam::adopt(handed(), MIN_BYTES, HugePages::None).unwrap();
+        let mut seen = [0; 13];
+        there.read(4096, &mut seen).unwrap();
+        assert_eq!(&seen, b"both see this");
+        assert!(handed().set_len(4096).is_err());
+
+        let other_size = GuestRam::adopt(handed(), 2 * MIN_BYTES, HugePages::None);
+        assert!(matches!(other_size, Err(MemoryError::Foreign { .. })));
+        let unsealed = tempfile::tempfile().unwrap();
+        unsealed.set_len(MIN_BYTES).unwrap();
+        let unsealed = GuestRam::adopt(unsealed, MIN_BYTES, HugePages::None);
+        assert!(matches!(unsealed, Err(MemoryError::Foreign { .. })));
+    }
 
     #[test]
     fn memory_is_zero_and_keeps_what_is_written_on_both_sides_of_the_hole() {

@@ -70,7 +70,10 @@ pub(super) fn samples() -> Vec<Sample> {
         FromSource::Pong { nonce: 6 },
     ]);
     let target = [
-        FromTarget::Accept(Accept { retained: true }),
+        FromTarget::Accept(Accept {
+            retained: true,
+            post_copy: true,
+        }),
         FromTarget::Refuse(vec![coded_error(), coded_error()]),
         FromTarget::RoundAck { round: 2 },
         FromTarget::Ready,
@@ -121,6 +124,7 @@ fn offer(mode: Mode) -> Offer {
         },
         streams: 4,
         retained: (mode == Mode::Hybrid).then_some(Epoch::new(3)),
+        local: (mode == Mode::Local).then(|| "/run/godwit/web-1.sock".into()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The network card as the transport sees it.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +34,8 @@ pub struct Net {
     taps: Vec<Arc<TapQueue>>,
     /// Queue pairs in use in a state that was restored and not activated yet.
     restored_pairs: Option<u16>,
+    /// The tap's queues are in the state in which the restored card left them.
+    adopted: bool,
     workers: Workers,
 }
 
@@ -49,13 +52,23 @@ impl Net {
     /// # Errors
     /// [`NetError`] when the tap cannot be used, with what to do.
     pub fn open(config: &NetConfig) -> Result<Self, NetError> {
-        if let Some(mac) = config.mac
-            && (mac[0] & 1 != 0 || mac == [0; 6])
-        {
-            return Err(NetError::Mac { mac });
-        }
+        check_mac(config)?;
         let taps = TapQueue::open_all(config)?;
         Ok(Self::with_taps(config, taps))
+    }
+
+    /// A card that takes the place of another process's card of the same guest, with the `queues` of its
+    /// tap. It leaves them as they are until it is activated: that other card may still run.
+    ///
+    /// # Errors
+    /// [`NetError`] when these are not as many as the card has.
+    pub fn adopt(config: &NetConfig, queues: Vec<File>) -> Result<Self, NetError> {
+        check_mac(config)?;
+        let taps = TapQueue::adopt_all(config, queues)?;
+        Ok(Self {
+            adopted: true,
+            ..Self::with_taps(config, taps)
+        })
     }
 
     /// A card on queues that are open already, of which only the first takes part in traffic.
@@ -70,6 +83,7 @@ impl Net {
             queue_sizes,
             taps: taps.into_iter().map(Arc::new).collect(),
             restored_pairs: None,
+            adopted: false,
             workers: Workers::default(),
         }
     }
@@ -78,6 +92,7 @@ impl Net {
     pub fn handle(&self) -> NetHandle {
         NetHandle {
             shared: self.shared.clone(),
+            taps: self.taps.clone(),
         }
     }
 
@@ -132,6 +147,13 @@ impl Net {
             self.workers.control = Some(Worker::spawn(&format!("ctl-{id}"), control)?);
         }
         Ok(())
+    }
+}
+
+fn check_mac(config: &NetConfig) -> Result<(), NetError> {
+    match config.mac {
+        Some(mac) if mac[0] & 1 != 0 || mac == [0; 6] => Err(NetError::Mac { mac }),
+        _ => Ok(()),
     }
 }
 
@@ -278,6 +300,11 @@ impl VirtioDevice for Net {
                 source: Box::new(source),
             })?;
         self.restored_pairs = Some(state.active_pairs);
+        if self.adopted {
+            self.shared
+                .active_pairs
+                .store(state.active_pairs, Ordering::Relaxed);
+        }
         self.shared.set_status(STATUS_ANNOUNCE, state.announce);
         Ok(())
     }

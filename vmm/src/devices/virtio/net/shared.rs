@@ -1,10 +1,13 @@
 //! What a card's threads, the transport and the rest of the program share.
 
+use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::{STATUS_ANNOUNCE, STATUS_LINK_UP};
 use super::counters::NetCounters;
+use super::tap::TapQueue;
 use crate::devices::virtio::VirtioInterrupt;
 
 /// The driver as it is while the card is active.
@@ -89,9 +92,21 @@ impl Shared {
 #[derive(Clone)]
 pub struct NetHandle {
     pub(super) shared: Arc<Shared>,
+    pub(super) taps: Vec<Arc<TapQueue>>,
 }
 
 impl NetHandle {
+    /// Copies of the descriptors of the tap's queues, for a card of another process.
+    ///
+    /// # Errors
+    /// When this process has too many open files.
+    pub fn tap_files(&self) -> io::Result<Vec<File>> {
+        self.taps
+            .iter()
+            .map(|queue| queue.try_clone_file())
+            .collect()
+    }
+
     /// What the card has done.
     pub fn counters(&self) -> &NetCounters {
         &self.shared.counters

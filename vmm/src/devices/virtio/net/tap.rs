@@ -61,6 +61,16 @@ pub enum NetError {
         /// What to add to the command.
         flag: &'static str,
     },
+    /// Another process did not hand over all of the tap's queues.
+    #[error("{found} queues of tap {tap} were handed over and {wanted} are needed")]
+    Handed {
+        /// The tap.
+        tap: String,
+        /// How many the card has.
+        wanted: u16,
+        /// How many came.
+        found: usize,
+    },
     /// The kernel refused for another reason.
     #[error("cannot {operation} tap {tap}")]
     Io {
@@ -83,13 +93,7 @@ pub(super) struct TapQueue {
 impl TapQueue {
     /// Opens `config.queue_pairs` queues of the tap. All but the first take no part in traffic.
     pub(super) fn open_all(config: &NetConfig) -> Result<Vec<Self>, NetError> {
-        let pairs = config.queue_pairs;
-        if pairs == 0 || pairs > MAX_QUEUE_PAIRS {
-            return Err(NetError::QueuePairs {
-                found: pairs,
-                max: MAX_QUEUE_PAIRS,
-            });
-        }
+        let pairs = check_pairs(config.queue_pairs)?;
         check_name(&config.tap)?;
         let mut queues = Vec::new();
         for index in 0..pairs {
@@ -102,6 +106,24 @@ impl TapQueue {
             queues.push(queue);
         }
         Ok(queues)
+    }
+
+    /// The queues that `files` are, as another process set them up.
+    pub(super) fn adopt_all(config: &NetConfig, files: Vec<File>) -> Result<Vec<Self>, NetError> {
+        let wanted = check_pairs(config.queue_pairs)?;
+        if files.len() != usize::from(wanted) {
+            return Err(NetError::Handed {
+                tap: config.tap.clone(),
+                wanted,
+                found: files.len(),
+            });
+        }
+        Ok(files.into_iter().map(|file| Self { file }).collect())
+    }
+
+    /// A copy of the descriptor.
+    pub(super) fn try_clone_file(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     fn open(tap: &str, multi_queue: bool) -> Result<Self, NetError> {
@@ -160,6 +182,15 @@ impl AsFd for TapQueue {
 impl AsRawFd for TapQueue {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+fn check_pairs(found: u16) -> Result<u16, NetError> {
+    if (1..=MAX_QUEUE_PAIRS).contains(&found) {
+        Ok(found)
+    } else {
+        let max = MAX_QUEUE_PAIRS;
+        Err(NetError::QueuePairs { found, max })
     }
 }
 
