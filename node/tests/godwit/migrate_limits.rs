@@ -121,8 +121,9 @@ fn a_guest_that_was_slowed_for_a_move_has_all_its_time_back_when_it_fails() {
             false => (&[][..], &inject[..]),
         };
         let (target, to, token) = receive(dir, &name, &[&["--chaos"], there].concat());
-        // Half of what the guest writes.
-        let words = ["--mode", "pre-copy", "--bandwidth", "8M", "--timeout", "60"];
+        // A quarter of what the guest writes, and no long blackout.
+        let words = ["--mode", "pre-copy", "--bandwidth", "4M"];
+        let words = [&words[..], &["--downtime-limit", "800"]].concat();
         let moved = migrate_with(dir, &to, &token, &[&words[..], here].concat());
         assert!(!matches!(moved.code, Some(0) | None), "{}", moved.stderr);
         let ended = target.end();
