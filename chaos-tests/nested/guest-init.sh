@@ -139,6 +139,52 @@ work_counter() {
     done
 }
 
+# A process that writes memory and checks what it wrote, and a TCP connection
+# that both ends check, until told "finish" on the console. From "baseline" on
+# the kernel has nothing to warn of.
+work_load() {
+    ip addr add "$net.2/24" dev eth0
+    ip link set eth0 up
+    clock=/sys/devices/system/clocksource/clocksource0/current_clocksource
+    /opt/godwit/numbered connect "$net.1:7003" /tmp/stop >/tmp/numbers 2>&1 &
+    numbered=$!
+    stress-ng --temp-path /tmp --vm 1 --vm-bytes 32M --vm-keep --verify \
+        --timeout 0 >/tmp/stress 2>&1 &
+    stress=$!
+    echo "L2-LOADED"
+    first=1
+    while read -r typed; do
+        case $typed in
+        baseline)
+            first=$(($(dmesg | wc -l) + 1))
+            before=$(cat $clock)
+            echo "L2-BASELINE lines=$first clock=$before"
+            ;;
+        state)
+            for pid in $numbered $stress; do
+                kill -0 "$pid" 2>/dev/null || echo "L2-FAILED process $pid has ended"
+            done
+            echo "L2-STATE $(tail -n 1 /tmp/numbers)"
+            ;;
+        finish)
+            touch /tmp/stop
+            wait $numbered
+            echo "L2-NUMBERS status=$? $(tail -n 1 /tmp/numbers)"
+            kill -INT $stress
+            wait $stress
+            echo "L2-STRESS status=$? $(tail -n 1 /tmp/stress)"
+            grep -iE 'fail|error|corrupt' /tmp/stress | sed 's/^/L2-FAILED /'
+            # That a check of the clocks came late says how slow this machine is.
+            dmesg -r | tail -n "+$first" | grep -E '^<[0-4]>|clocksource' |
+                grep -v 'clocksource: Long readout interval' |
+                sed 's/^/L2-KERNEL-BUG since the moves /'
+            [ "$(cat $clock)" = "$before" ] || echo "L2-FAILED clock source is $(cat $clock)"
+            finish
+            ;;
+        esac
+    done </dev/console
+}
+
 echo "L2-READY cpus=$(nproc) uptime=$(seconds) kernel=$(uname -r)"
 echo "L2-DEVICES $(for device in /sys/bus/virtio/devices/*/driver; do
     basename "$(readlink "$device")"
@@ -148,6 +194,7 @@ io) work_io ;;
 shell) work_shell ;;
 reboot) work_reboot ;;
 counter) work_counter ;;
+load) work_load ;;
 poweroff) finish ;;
 *) echo "L2-FAILED unknown work '$work'"; poweroff -f ;;
 esac

@@ -144,6 +144,11 @@ pub struct Blackout {
     /// From the order to pause until the source heard that the guest runs.
     #[serde(rename = "total_ms", serialize_with = "as_ms")]
     pub total: Duration,
+    /// As the guest's peers saw it: until its first frame left at the target. At most one way of the
+    /// link too long, for `total` ends at the source. `None` when the guest uses no network or sent
+    /// nothing within about 1 s, as one does that is idle and whose driver cannot announce it.
+    #[serde(rename = "outside_ms", serialize_with = "as_optional_ms")]
+    pub outside: Option<Duration>,
 }
 
 /// How it ended, seen from the source.
@@ -252,6 +257,15 @@ pub struct Receipt {
     /// From the beginning to the end.
     #[serde(rename = "total_ms", serialize_with = "as_ms")]
     pub total: Duration,
+}
+
+impl Receipt {
+    /// Notes that the guest's first frame left so long after it ran at the target.
+    pub fn note_first_frame(&mut self, after_resume: Duration) {
+        if let Some(blackout) = &mut self.blackout {
+            blackout.outside = Some(blackout.total.saturating_add(after_resume));
+        }
+    }
 }
 
 /// The most rounds that a receipt lists.

@@ -124,9 +124,21 @@ impl Apt {
     /// # Errors
     /// When apt finds no complete set.
     pub fn backports_closure(&self, package: &str) -> Result<Vec<String>, AptError> {
+        self.closure(package, BACKPORTS)
+    }
+
+    /// As [`Apt::backports_closure`], from the release itself.
+    ///
+    /// # Errors
+    /// When apt finds no complete set.
+    pub fn release_closure(&self, package: &str) -> Result<Vec<String>, AptError> {
+        self.closure(package, RELEASE)
+    }
+
+    fn closure(&self, package: &str, suite: &str) -> Result<Vec<String>, AptError> {
         let plan = external::run(
             self.command("apt-get")
-                .args(["--simulate", "-t", BACKPORTS, "install", package]),
+                .args(["--simulate", "-t", suite, "install", package]),
             QUERY_LIMIT,
         )?;
         let packages = planned_installs(&plan);

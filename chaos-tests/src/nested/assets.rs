@@ -80,15 +80,8 @@ impl Assets {
     /// # Errors
     /// [`AssetsError::Unavailable`] when this machine has no way to get them.
     pub fn fetch() -> Result<Self, AssetsError> {
-        let nested = nested_folder()?;
-        let folder = nested.join(format!("assets-v{VERSION}"));
-        if !folder.exists() {
-            let _lock = lock(&nested)?;
-            if !folder.exists() {
-                fill(&nested, &folder)?;
-            }
-        }
-        Self::open(folder)
+        let name = format!("assets-v{VERSION}");
+        fetched(&name, fetch_packages, Self::open)
     }
 
     fn open(folder: PathBuf) -> Result<Self, AssetsError> {
@@ -214,8 +207,23 @@ pub(super) fn lock(nested: &Path) -> Result<File, AssetsError> {
     Err(AssetsError::Locked(path))
 }
 
-/// Fetches into a folder beside `folder` and renames it when all is there.
-fn fill(nested: &Path, folder: &Path) -> Result<(), AssetsError> {
+/// What is in the folder `name` below the target directory. What is missing is fetched into a folder
+/// beside it, which is renamed when it can be opened.
+pub(super) fn fetched<T>(
+    name: &str,
+    fetch: fn(&Apt, &Path) -> Result<(), AptError>,
+    open: fn(PathBuf) -> Result<T, AssetsError>,
+) -> Result<T, AssetsError> {
+    let nested = nested_folder()?;
+    let folder = nested.join(name);
+    if folder.exists() {
+        return open(folder);
+    }
+    let _lock = lock(&nested)?;
+    // Another process may have been faster.
+    if folder.exists() {
+        return open(folder);
+    }
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err(AssetsError::Unavailable(
             "this is not an x86-64 Linux machine".to_owned(),
@@ -230,30 +238,29 @@ fn fill(nested: &Path, folder: &Path) -> Result<(), AssetsError> {
     if staging.exists() {
         fs::remove_dir_all(&staging).map_err(at(&staging))?;
     }
-    for part in ["qemu", "kernel", "busybox"] {
-        let part = staging.join(part);
-        fs::create_dir_all(&part).map_err(at(&part))?;
-    }
-    fetch_packages(&staging).map_err(|error| AssetsError::Unavailable(chain(&error)))?;
-    let apt = staging.join("apt");
-    fs::remove_dir_all(&apt).map_err(at(&apt))?;
-    Assets::open(staging.clone())?;
-    fs::rename(&staging, folder).map_err(at(folder))
+    let private = staging.join("apt");
+    fs::create_dir_all(&private).map_err(at(&private))?;
+    Apt::update(&private)
+        .and_then(|apt| fetch(&apt, &staging))
+        .map_err(|error| AssetsError::Unavailable(chain(&error)))?;
+    fs::remove_dir_all(&private).map_err(at(&private))?;
+    open(staging.clone())?;
+    fs::rename(&staging, &folder).map_err(at(&folder))?;
+    open(folder)
 }
 
-fn fetch_packages(staging: &Path) -> Result<(), AptError> {
-    let folder = staging.join("apt");
-    fs::create_dir_all(&folder).map_err(|source| AptError::Folder {
-        path: folder.clone(),
-        source,
-    })?;
-    let apt = Apt::update(&folder)?;
-    apt.unpack(&apt.backports_closure(QEMU_PACKAGE)?, &staging.join("qemu"))?;
-    apt.unpack(
-        &[apt.dependency_of(KERNEL_PACKAGE)?],
-        &staging.join("kernel"),
-    )?;
-    apt.unpack(&[BUSYBOX_PACKAGE.to_owned()], &staging.join("busybox"))
+fn fetch_packages(apt: &Apt, staging: &Path) -> Result<(), AptError> {
+    let into = |part: &str, packages: &[String]| {
+        let part = staging.join(part);
+        fs::create_dir_all(&part).map_err(|source| AptError::Folder {
+            path: part.clone(),
+            source,
+        })?;
+        apt.unpack(packages, &part)
+    };
+    into("qemu", &apt.backports_closure(QEMU_PACKAGE)?)?;
+    into("kernel", &[apt.dependency_of(KERNEL_PACKAGE)?])?;
+    into("busybox", &[BUSYBOX_PACKAGE.to_owned()])
 }
 
 fn find_kernel(boot: &Path) -> Result<PathBuf, AssetsError> {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::assets::{Assets, AssetsError};
 use super::files::Files;
-use super::image::{self, HostContent, ImageError};
+use super::image::{self, GUEST_INITRD, HostContent, ImageError, LOADED_GUEST_INITRD};
 
 /// Attempts at booting; an emulator under load sometimes needs a second one.
 const BOOT_ATTEMPTS: u32 = 2;
@@ -26,7 +26,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// A boot no slower than this means a machine on which limits hold as given.
 const ORDINARY_BOOT: Duration = Duration::from_secs(8);
 const MAX_SLOWNESS: f64 = 6.0;
-/// After this long the machine powers itself off, should nobody else end it.
+/// Longer than the steps of the nested test take, by far.
 const LIFETIME: Duration = Duration::from_secs(1800);
 /// Added to a command's limit inside the machine before it counts as lost.
 const GRACE: Duration = Duration::from_secs(20);
@@ -119,12 +119,14 @@ pub struct HostSpec {
     pub memory_mib: u64,
     /// Size of the disk mounted at `/scratch` in MiB (a sparse file here).
     pub scratch_mib: u64,
+    /// After so long the machine powers itself off, should nobody else end it.
+    pub lifetime: Duration,
     /// What is carried in.
     pub content: HostContent,
 }
 
 impl HostSpec {
-    /// Two processors, 3 GiB of memory, 1 GiB of scratch disk, nothing carried.
+    /// Two processors, 3 GiB of memory, 1 GiB of scratch disk, half an hour, nothing carried.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -132,6 +134,7 @@ impl HostSpec {
             cpus: 2,
             memory_mib: 3072,
             scratch_mib: 1024,
+            lifetime: LIFETIME,
             content: HostContent::default(),
         }
     }
@@ -184,13 +187,15 @@ impl Host {
 
     fn boot_once(assets: &Assets, spec: &HostSpec) -> Result<Self, HostError> {
         let files = Files::create(&spec.name)?;
-        image::write_guest(assets, &files.path("guest-initrd"))?;
-        image::write_host(
-            assets,
-            &spec.content,
-            &files.path("guest-initrd"),
-            &files.path("host-initrd"),
-        )?;
+        let mut initrds = vec![(files.path("guest-initrd"), GUEST_INITRD)];
+        image::write_guest(assets, None, &initrds[0].0)?;
+        if let Some(load) = &spec.content.load {
+            let path = files.path("guest-initrd-load");
+            image::write_guest(assets, Some(load), &path)?;
+            initrds.push((path, LOADED_GUEST_INITRD));
+        }
+        let host_initrd = files.path("host-initrd");
+        image::write_host(assets, &spec.content, &initrds, &host_initrd)?;
         files.create_scratch(spec.scratch_mib)?;
         let started = Instant::now();
         let mut agent = Agent::start(assets, spec, &files)?;
@@ -438,7 +443,7 @@ fn arguments(spec: &HostSpec, kernel: &Path, files: &Files) -> Vec<String> {
     let show = |path: &Path| path.display().to_string();
     let append = format!(
         "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable host.lifetime={}",
-        LIFETIME.as_secs()
+        spec.lifetime.as_secs()
     );
     let scratch = format!(
         "if=none,id=scratch,format=raw,cache=unsafe,file={}",

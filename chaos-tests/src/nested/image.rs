@@ -9,12 +9,14 @@ use super::assets::{Assets, AssetsError};
 use super::cpio::Cpio;
 use super::external::ExternalError;
 use super::libraries;
+use super::load::Load;
 use super::modules::{ModuleTree, ModulesError};
 
 const HOST_INIT: &str = include_str!("../../nested/host-init.sh");
 const BACKGROUND: &str = include_str!("../../nested/background.sh");
 const QEMU: &str = include_str!("../../nested/qemu.sh");
 const QEMU_SNAPSHOT: &str = include_str!("../../nested/qemu-snapshot.sh");
+const STRESS_NG: &str = include_str!("../../nested/stress-ng.sh");
 const GUEST_INIT: &str = include_str!("../../nested/guest-init.sh");
 
 /// What the host needs: its own devices, KVM, and links for guests.
@@ -41,6 +43,10 @@ const GUEST_MODULES: [&str; 5] = [
 pub const GUEST_KERNEL: &str = "/guest/vmlinuz";
 /// Where the host has the guests' initramfs.
 pub const GUEST_INITRD: &str = "/guest/initrd";
+/// Where the host has the initramfs of guests that work under load.
+pub const LOADED_GUEST_INITRD: &str = "/guest/initrd-load";
+/// Where the host and guests under load have the program `numbered`.
+pub const NUMBERED: &str = "/opt/godwit/numbered";
 
 /// Why an initramfs could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +75,9 @@ pub enum ImageError {
         #[source]
         source: ExternalError,
     },
+    /// Its libraries are missing.
+    #[error("could not carry stress-ng")]
+    Stress(#[source] AssetsError),
     /// The assets do not hold a working QEMU.
     #[error("could not carry QEMU")]
     Qemu(#[source] AssetsError),
@@ -90,26 +99,32 @@ pub struct HostContent {
     pub programs: Vec<Carried>,
     /// Whether `qemu` can be run in the host (30 MiB).
     pub qemu: bool,
+    /// What guests need to work under load.
+    pub load: Option<Load>,
 }
 
-/// Writes the guests' initramfs to `path`.
+/// Writes an initramfs for guests, with `load` if they are to work under it, to `path`.
 ///
 /// # Errors
 /// When something to be put in is missing or `path` cannot be written.
-pub fn write_guest(assets: &Assets, path: &Path) -> Result<(), ImageError> {
+pub fn write_guest(assets: &Assets, load: Option<&Load>, path: &Path) -> Result<(), ImageError> {
     let mut image = Image::create(path)?;
     image.base(assets, GUEST_INIT, &GUEST_MODULES)?;
+    if let Some(load) = load {
+        image.load(load)?;
+    }
     image.finish()
 }
 
-/// Writes the host's initramfs, with the guest's kernel and `guest_initrd`, to `path`.
+/// Writes the host's initramfs, with the guests' kernel and `guest_initrds` (from here, to there), to
+/// `path`.
 ///
 /// # Errors
 /// When something to be put in is missing or `path` cannot be written.
 pub fn write_host(
     assets: &Assets,
     content: &HostContent,
-    guest_initrd: &Path,
+    guest_initrds: &[(PathBuf, &str)],
     path: &Path,
 ) -> Result<(), ImageError> {
     let mut image = Image::create(path)?;
@@ -118,7 +133,12 @@ pub fn write_host(
         .cpio
         .file("bin/background", 0o755, BACKGROUND.as_bytes())?;
     image.copy(assets.kernel(), GUEST_KERNEL)?;
-    image.copy(guest_initrd, GUEST_INITRD)?;
+    for (from, to) in guest_initrds {
+        image.copy(from, to)?;
+    }
+    if let Some(load) = &content.load {
+        image.numbered(load)?;
+    }
     for program in &content.programs {
         image.program(program)?;
     }
@@ -183,6 +203,27 @@ impl Image {
                 self.copy(&library.path, &to)?;
                 self.libraries.push(to);
             }
+        }
+        Ok(())
+    }
+
+    fn numbered(&mut self, load: &Load) -> Result<(), ImageError> {
+        self.program(&Carried {
+            from: load.numbered.clone(),
+            to: NUMBERED.to_owned(),
+        })
+    }
+
+    fn load(&mut self, load: &Load) -> Result<(), ImageError> {
+        self.numbered(load)?;
+        let stress = &load.stress;
+        self.cpio
+            .file("bin/stress-ng", 0o755, STRESS_NG.as_bytes())?;
+        self.copy(&stress.program(), "/opt/stress-ng/stress-ng")?;
+        self.copy(&stress.loader(), "/opt/stress-ng/ld-linux-x86-64.so.2")?;
+        for library in stress.libraries().map_err(ImageError::Stress)? {
+            let to = format!("/opt/stress-ng/lib/{}", library.name);
+            self.copy(&library.path, &to)?;
         }
         Ok(())
     }

@@ -6,8 +6,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::host::{Host, HostError};
-use super::image::{GUEST_INITRD, GUEST_KERNEL};
+use godwit_proto::codes::ErrorCode;
+
+use super::host::{Host, HostError, Output};
+use super::image::{GUEST_INITRD, GUEST_KERNEL, LOADED_GUEST_INITRD};
 use super::process::Process;
 
 /// Where the host has the `godwit` that was carried in.
@@ -17,6 +19,7 @@ const QUIT_KEYS: &str = "\u{1}x";
 const SETUP: Duration = Duration::from_secs(20);
 const SNAPSHOT: Duration = Duration::from_secs(60);
 const MIGRATION: Duration = Duration::from_secs(120);
+const MIGRATION_ATTEMPTS: u32 = 4;
 
 /// What runs a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,9 @@ pub enum Work {
     PowerOff,
     /// Counts, until told `poweroff` on the console; also takes `io`.
     Counter,
+    /// stress-ng and a TCP connection to port 7003, until told `finish` on the console; needs
+    /// [`HostContent::load`](super::HostContent).
+    Load,
 }
 
 impl Work {
@@ -59,12 +65,13 @@ impl Work {
             Self::Reboot => "reboot",
             Self::PowerOff => "poweroff",
             Self::Counter => "counter",
+            Self::Load => "load",
         }
     }
 }
 
-/// A guest to run. It has one disk (`disk()`) and one tap (`tap()`), whose
-/// network is 10.77.`index`.0/24 with the host at .1 and the guest at .2.
+/// A guest to run. It has one disk (`disk()`) and a bridge in the host with two taps, of which it uses
+/// `tap()` until it moves. Its network is 10.77.`index`.0/24 with the host at .1 and the guest at .2.
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
     /// Names its files and its process in the host.
@@ -98,10 +105,27 @@ impl GuestSpec {
         format!("/scratch/{}.raw", self.name)
     }
 
-    /// Its tap in the host.
+    /// The tap in the host with which it starts.
     #[must_use]
     pub fn tap(&self) -> String {
-        format!("tap{}", self.index)
+        self.tap_after(0)
+    }
+
+    /// Its tap after so many moves: to and fro between two.
+    fn tap_after(&self, moves: u32) -> String {
+        let end = if moves.is_multiple_of(2) { "a" } else { "b" };
+        format!("tap{}{end}", self.index)
+    }
+
+    fn bridge(&self) -> String {
+        format!("br{}", self.index)
+    }
+
+    fn initrd(&self) -> &'static str {
+        match self.work {
+            Work::Load => LOADED_GUEST_INITRD,
+            _ => GUEST_INITRD,
+        }
     }
 
     fn net(&self) -> String {
@@ -113,8 +137,8 @@ impl GuestSpec {
         format!("console=ttyS0 quiet l2={work} l2net={net}")
     }
 
-    fn socket(&self) -> String {
-        format!("/run/{}.sock", self.name)
+    fn socket_after(&self, moves: u32) -> String {
+        format!("/run/{}-{moves}.sock", self.name)
     }
 
     fn monitor(&self) -> String {
@@ -138,18 +162,22 @@ pub fn start_peer_services(host: &Host) -> Result<(), HostError> {
     .map(|_| ())
 }
 
-/// Makes an empty disk and an up tap for `spec`, replacing earlier ones.
+/// Makes an empty disk and a network for `spec`, replacing an earlier disk.
 ///
 /// # Errors
 /// When the host does not do it.
 pub fn prepare(host: &Host, spec: &GuestSpec) -> Result<(), HostError> {
-    let (disk, tap, net) = (spec.disk(), spec.tap(), spec.net());
-    // A tap to which an earlier guest was moved has the same network.
+    let (disk, bridge, net) = (spec.disk(), spec.bridge(), spec.net());
+    let (one, other) = (spec.tap_after(0), spec.tap_after(1));
+    // With an address of its own, for else a bridge takes one from its ports.
     let command = format!(
-        "ifconfig {tap}m 0.0.0.0 down 2>/dev/null; \
-         rm -f {disk} && truncate -s 64M {disk} && \
-         {{ ifconfig {tap} >/dev/null 2>&1 || tunctl -t {tap}; }} && \
-         ifconfig {tap} {net}.1 netmask 255.255.255.0 up"
+        "set -e; rm -f {disk}; truncate -s 64M {disk}; \
+         ifconfig {bridge} >/dev/null 2>&1 && exit 0; \
+         brctl addbr {bridge}; ifconfig {bridge} hw ether 02:77:00:00:00:{index:02x}; \
+         ifconfig {bridge} {net}.1 netmask 255.255.255.0 up; \
+         for tap in {one} {other}; do \
+         tunctl -t $tap; brctl addif {bridge} $tap; ifconfig $tap up; done",
+        index = spec.index,
     );
     host.check(&command, SETUP).map(|_| ())
 }
@@ -162,6 +190,8 @@ pub struct Guest<'host> {
     host: &'host Host,
     vmm: Vmm,
     spec: GuestSpec,
+    /// How often it was moved.
+    moves: u32,
 }
 
 impl Vmm {
@@ -215,6 +245,7 @@ impl Vmm {
             host,
             vmm: self,
             spec: spec.clone(),
+            moves: 0,
         })
     }
 }
@@ -228,7 +259,8 @@ impl Guest<'_> {
     pub fn snapshot_and_quit(&mut self, folder: &str) -> Result<(), HostError> {
         match self.vmm {
             Vmm::Godwit => {
-                let ctl = format!("{GODWIT} vmm-ctl --socket {}", self.spec.socket());
+                let socket = self.spec.socket_after(self.moves);
+                let ctl = format!("{GODWIT} vmm-ctl --socket {socket}");
                 self.host.check(&format!("{ctl} pause"), SNAPSHOT)?;
                 self.host
                     .check(&format!("{ctl} snapshot {folder}"), SNAPSHOT)?;
@@ -244,70 +276,97 @@ impl Guest<'_> {
 }
 
 impl<'host> Guest<'host> {
-    /// Moves a guest of Godwit to another process on the same host, with another tap, which takes over the
-    /// host's end of the guest's network. Returns the guest as that process has it, and the receipt.
+    /// Moves a guest of Godwit to another process on the same host, to the other tap on its bridge, with
+    /// `options` of `godwit migrate`. Returns the guest as the process had it that gave it away, as the
+    /// new one has it, and the receipt.
+    ///
+    /// A peer that is silent for three seconds counts as dead, and a machine that is emulated on a busy
+    /// one may be silent for so long. That leaves the guest where it was, so it is tried again.
     ///
     /// # Errors
     /// When it is not moved.
-    pub fn migrate(mut self) -> Result<(Self, Self, String), HostError> {
+    pub fn migrate(mut self, options: &str) -> Result<(Self, Self, String), HostError> {
         assert_eq!(self.vmm, Vmm::Godwit, "only Godwit's guests are moved here");
-        let (host, spec) = (self.host, self.spec.clone());
-        let (old_tap, new_tap, net) = (spec.tap(), format!("{}m", spec.tap()), spec.net());
-        let (token, socket) = (format!("/run/{}.token", spec.name), spec.socket());
-        let setup = format!(
-            "ifconfig lo up; rm -f {token}; \
-             {{ ifconfig {new_tap} >/dev/null 2>&1 || tunctl -t {new_tap}; }}"
-        );
-        host.check(&setup, SETUP)?;
+        let mut attempt = 1;
+        loop {
+            let (console, answer) = self.try_to_migrate(options, attempt)?;
+            let receipt = answer.text();
+            if answer.status == 0 {
+                self.console.wait(SNAPSHOT)?;
+                let moved = Self {
+                    console,
+                    host: self.host,
+                    vmm: Vmm::Godwit,
+                    spec: self.spec.clone(),
+                    moves: self.moves + 1,
+                };
+                return Ok((self, moved, receipt));
+            }
+            let link_lost = answer.status == i32::from(ErrorCode::LinkLost.exit_code());
+            if !link_lost || attempt == MIGRATION_ATTEMPTS {
+                self.host.fail();
+                return Err(HostError::Command {
+                    command: format!("godwit migrate {options}"),
+                    status: answer.status,
+                    output: receipt,
+                });
+            }
+            eprintln!("nested: the link was lost, moving {} again", self.spec.name);
+            attempt += 1;
+        }
+    }
+
+    /// Returns the process that may have the guest now, and how the command ended.
+    fn try_to_migrate(
+        &self,
+        options: &str,
+        attempt: u32,
+    ) -> Result<(Process<'host>, Output), HostError> {
+        let (host, spec, moves) = (self.host, &self.spec, self.moves + 1);
+        let token = format!("/run/{}-{moves}.token", spec.name);
+        let (from, to) = (spec.socket_after(self.moves), spec.socket_after(moves));
+        host.check(&format!("rm -f {token} {to}"), SETUP)?;
         let receive = format!(
             "{GODWIT} receive --listen 127.0.0.1:0 --token-file {token} \
-             --net net0={new_tap} --socket {socket}.moved"
+             --net net0={tap} --socket {to}",
+            tap = spec.tap_after(moves),
         );
-        let console = Process::start(host, &format!("{}-moved", spec.name), &receive)?;
+        let name = format!("{}-{moves}-{attempt}", spec.name);
+        let console = Process::start(host, &name, &receive)?;
         let migrate = format!(
             "for i in $(seq 200); do test -f {token} && break; sleep 0.1; done; \
-             {GODWIT} migrate --json --from {socket} --to $(head -n 1 {token}) \
+             {GODWIT} migrate --json {options} --from {from} --to $(head -n 1 {token}) \
              --token $(tail -n 1 {token})"
         );
-        let receipt = host.check(&migrate, MIGRATION)?;
-        let network = format!(
-            "ifconfig {old_tap} 0.0.0.0 down; ifconfig {new_tap} {net}.1 netmask 255.255.255.0 up"
-        );
-        host.check(&network, SETUP)?;
-        self.console.wait(SNAPSHOT)?;
-        let moved = Self {
-            console,
-            host,
-            vmm: Vmm::Godwit,
-            spec,
-        };
-        Ok((self, moved, receipt))
+        Ok((console, host.run(&migrate, MIGRATION)?))
     }
 }
 
 fn godwit_run(spec: &GuestSpec) -> String {
     format!(
-        "{GODWIT} run --kernel {GUEST_KERNEL} --initrd {GUEST_INITRD} \
+        "{GODWIT} run --kernel {GUEST_KERNEL} --initrd {initrd} \
          --cmdline \"{cmdline}\" --disk {disk} --net tap={tap} \
          --cpus {cpus} --memory {memory}M --socket {socket}",
+        initrd = spec.initrd(),
         cmdline = spec.kernel_cmdline(),
         disk = spec.disk(),
         tap = spec.tap(),
         cpus = spec.cpus,
         memory = spec.memory_mib,
-        socket = spec.socket(),
+        socket = spec.socket_after(0),
     )
 }
 
 fn qemu_run(spec: &GuestSpec) -> String {
     format!(
         "qemu -nodefaults -no-user-config -display none -accel kvm -cpu host -M q35 \
-         -smp {cpus} -m {memory} -kernel {GUEST_KERNEL} -initrd {GUEST_INITRD} \
+         -smp {cpus} -m {memory} -kernel {GUEST_KERNEL} -initrd {initrd} \
          -append \"{cmdline}\" -serial stdio \
          -chardev pipe,id=monitor,path={monitor} -mon chardev=monitor \
          -drive if=none,id=disk,format=raw,file={disk} -device virtio-blk-pci,drive=disk \
          -netdev tap,id=net,ifname={tap},script=no,downscript=no \
          -device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci",
+        initrd = spec.initrd(),
         cmdline = spec.kernel_cmdline(),
         disk = spec.disk(),
         tap = spec.tap(),
@@ -328,7 +387,7 @@ mod tests {
         for command in [godwit_run(&spec), qemu_run(&spec)] {
             for part in [
                 "/scratch/pair.raw",
-                "tap3",
+                "tap3a",
                 "l2=io l2net=10.77.3\"",
                 GUEST_KERNEL,
                 GUEST_INITRD,

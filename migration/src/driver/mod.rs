@@ -15,6 +15,7 @@
 mod arrivals;
 mod fault_around;
 mod fault_stream;
+mod first_frame;
 mod hello;
 mod pages;
 mod rounds;
@@ -24,7 +25,7 @@ mod verify;
 
 pub use hello::settle;
 pub use source::{Controls, SourceGuest, Way, migrate};
-pub use target::{Prepared, TargetHost, receive};
+pub use target::{FirstFrame, Prepared, TargetHost, receive};
 
 use std::error::Error;
 
@@ -36,8 +37,12 @@ use crate::page::DigestSeed;
 /// Messages and batches of a peer that wait for the machine. One that sends more waits, as QUIC has it.
 const MAX_HEARD: usize = 64;
 
-/// The seed of a migration's digests: of its id, which is random and which no guest learns.
+/// The seed of a migration's digests: of its id, which is random and which no guest learns, or the one that
+/// the source has used since the guest came to it (MIG-79).
 fn digest_seed(offer: &Offer) -> DigestSeed {
+    if let Some(retained) = &offer.retained {
+        return DigestSeed(retained.digest_seed);
+    }
     let id = offer.migration.as_bytes();
     let half = |from: usize| {
         u64::from_le_bytes(id[from..from + 8].try_into().expect("an id has 16 bytes"))

@@ -14,13 +14,13 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 use super::fault_stream::FaultStream;
 use super::hello::settle;
 use super::rounds::Rounds;
-use super::{MAX_HEARD, coded, digest_seed, verify};
+use super::{MAX_HEARD, coded, digest_seed, first_frame, verify};
 use crate::PageSet;
 use crate::fault::Faults;
 use crate::options::{self, Options};
 use crate::page::{Compression, DEFAULT_COPIES_BYTES, DigestTable, SentPages};
 use crate::ports::{DirtyLog, GuestMemory, Pausable, PortError};
-use crate::report::{Progress, Receipt};
+use crate::report::{Outcome, Progress, Receipt};
 use crate::source::{Command, Event, Request, Source, Step};
 use crate::transport::{
     CloseCode, Dialer, FrameReceiver, FrameSender, Peer, SourceLink, TransportError,
@@ -35,6 +35,8 @@ pub struct SourceGuest {
     pub log: Arc<dyn DirtyLog>,
     /// The guest itself.
     pub guest: Arc<dyn Pausable>,
+    /// What the target had of it when the guest came from there, if the offer says that it came.
+    pub had: Option<Arc<DigestTable>>,
     /// Takes this part of their time from its vCPUs, percent.
     pub throttle: Arc<dyn Fn(u8) -> Result<(), PortError> + Send + Sync>,
 }
@@ -82,10 +84,13 @@ pub async fn migrate(
     let begin = Instant::now();
     let (sender, mut inbox) = mpsc::unbounded_channel();
     let (said, mut heard) = mpsc::channel(MAX_HEARD);
-    let digests = DigestTable::new(offer.pages, digest_seed(&offer));
+    let digests = guest
+        .had
+        .clone()
+        .unwrap_or_else(|| Arc::new(DigestTable::new(offer.pages, digest_seed(&offer))));
     let mut driver = Driver {
         pages: offer.pages,
-        sent: Arc::new(SentPages::new(Arc::new(digests), DEFAULT_COPIES_BYTES)),
+        sent: Arc::new(SentPages::new(digests, DEFAULT_COPIES_BYTES)),
         compression: match options.compression {
             options::Compression::Auto => Compression::Auto,
             options::Compression::Off => Compression::Off,
@@ -133,8 +138,18 @@ pub async fn migrate(
             driver.carry_out(commands).await;
         }
     }
+    let mut receipt = machine.receipt();
+    if receipt.outcome == Some(Outcome::Completed) {
+        let of_link = |happening| match happening {
+            Happening::FromLink(number, event) if number == driver.number => Some(event),
+            _ => None,
+        };
+        if let Some(after_resume) = first_frame::heard(&mut heard, of_link).await {
+            receipt.note_first_frame(after_resume);
+        }
+    }
     driver.end().await;
-    machine.receipt()
+    receipt
 }
 
 /// What the driver hears of.
@@ -206,9 +221,15 @@ impl Driver {
     fn take(&mut self, happening: Happening) -> Option<Event> {
         match happening {
             Happening::Event(event) => Some(event),
-            Happening::FromLink(number, event) => {
-                (number == self.number && self.live.is_some()).then_some(event)
+            Happening::FromLink(number, event) if number == self.number && self.live.is_some() => {
+                if let Event::Control(FromTarget::Accept(accept)) = &event
+                    && !accept.retained
+                {
+                    self.sent.digests().forget(0, self.pages);
+                }
+                Some(event)
             }
+            Happening::FromLink(..) => None,
             Happening::Link(link) => {
                 self.connect(*link);
                 Some(Event::LinkRestored)

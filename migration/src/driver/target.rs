@@ -12,6 +12,7 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use super::arrivals::{Events, Happening, Told, await_again, hearing, listen};
 use super::fault_around::FaultAround;
+use super::first_frame::WATCH;
 use super::pages::{Destination, Reader};
 use super::{coded, digest_seed, verify};
 use crate::PageSet;
@@ -26,13 +27,19 @@ use crate::transport::{
 /// A guest that was built for an offer and waits for its memory and state.
 #[derive(Clone)]
 pub struct Prepared {
-    /// Its memory, all zero.
+    /// Its memory: all zero, or as it was at the end of the migration that the offer tells of.
     pub memory: Arc<dyn GuestMemory>,
+    /// Whether it is the latter.
+    pub retained: bool,
     /// The guest.
     pub guest: Arc<dyn Pausable>,
     /// Lets its memory follow it; `None` when this host cannot.
     pub following: Option<Arc<dyn FollowingMemory>>,
 }
+
+/// Tells how long after it was let run the guest's first frame left. Waits for one for at most so long;
+/// `None` when there is none, at once when the guest uses no network. Holds on to nothing of the guest.
+pub type FirstFrame = Box<dyn FnOnce(Duration) -> Option<Duration> + Send>;
 
 /// What builds guests at the target. Called on threads where it may block.
 pub trait TargetHost: Send + Sync + 'static {
@@ -41,10 +48,11 @@ pub trait TargetHost: Send + Sync + 'static {
     /// # Errors
     /// Every reason why not.
     fn prepare(&self, offer: &Offer) -> Result<Prepared, Vec<CodedError>>;
-    /// The guest runs here now: tells its networks.
-    fn announce(&self);
-    /// All memory is here: nothing waits for it any more, and the guest may be moved on.
-    fn memory_whole(&self);
+    /// The guest runs here now: tells its networks. Returns what tells when it was heard on them.
+    fn announce(&self) -> FirstFrame;
+    /// All memory is here: nothing waits for it any more, and the guest may be moved on. `arrived` is
+    /// what the source had, and has if it keeps it.
+    fn memory_whole(&self, arrived: &Arc<DigestTable>);
     /// Memory that the running guest needs will never be here: it must not go on.
     fn memory_lost(&self, error: &CodedError);
     /// Takes the guest apart; it never ran.
@@ -85,6 +93,7 @@ pub async fn receive(
         readers: JoinSet::new(),
         prepared: None,
         announcing: None,
+        watching: None,
         ready: false,
         outcome: None,
         faults,
@@ -107,6 +116,7 @@ pub async fn receive(
         };
         driver.take(happening, &mut machine, begin.elapsed()).await;
     }
+    driver.tell_first_frame().await;
     // The source closes the link when it has heard how it ended, or comes again to ask.
     driver.said = Instant::now();
     while let Some(until) = driver.awaits_source(limits.recovery_window) {
@@ -158,7 +168,9 @@ struct Driver {
     said: Instant,
     readers: JoinSet<()>,
     prepared: Option<(Prepared, Destination)>,
-    announcing: Option<JoinHandle<()>>,
+    /// Becomes what watches for the guest's first frame.
+    announcing: Option<JoinHandle<JoinHandle<Option<Duration>>>>,
+    watching: Option<JoinHandle<Option<Duration>>>,
     /// The source was told that it may give the guest up.
     ready: bool,
     outcome: Option<Outcome>,
@@ -183,7 +195,7 @@ impl Driver {
             Happening::Prepared(prepared, destination) => {
                 let accept = Accept {
                     post_copy: prepared.following.is_some(),
-                    ..Accept::default()
+                    retained: prepared.retained,
                 };
                 self.prepared = Some((prepared, destination));
                 self.read_pages();
@@ -233,7 +245,10 @@ impl Driver {
                 }),
                 Command::AnnounceNetwork => {
                     let host = self.host.clone();
-                    self.announcing = Some(spawn_blocking(move || host.announce()));
+                    self.announcing = Some(spawn_blocking(move || {
+                        let first_frame = host.announce();
+                        spawn_blocking(move || first_frame(WATCH))
+                    }));
                 }
                 // There is no control plane yet that the change of owner is committed to.
                 Command::Commit(_) => self.tell(Happening::Event(Event::Committed)),
@@ -243,12 +258,19 @@ impl Driver {
                     self.with_host(<dyn TargetHost>::discard).await;
                 }
                 Command::MemoryWhole => {
-                    if let Some(announcing) = self.announcing.take()
-                        && let Err(error) = announcing.await
-                    {
-                        tracing::error!(%error, "the host failed over the guest's networks");
+                    if let Some(announcing) = self.announcing.take() {
+                        match announcing.await {
+                            Ok(watching) => self.watching = Some(watching),
+                            Err(error) => {
+                                tracing::error!(%error, "the host failed over the guest's networks");
+                            }
+                        }
                     }
-                    self.with_host(<dyn TargetHost>::memory_whole).await;
+                    if let Some((_, destination)) = &self.prepared {
+                        let arrived = destination.digests.clone();
+                        self.with_host(move |host| host.memory_whole(&arrived))
+                            .await;
+                    }
                 }
                 Command::Finish(outcome) => {
                     if let Outcome::PagesLost { error, .. } = &outcome {
@@ -269,6 +291,17 @@ impl Driver {
                 Command::RequestPages(run) => self.request(run).await,
                 Command::CancelTooLate => {}
             }
+        }
+    }
+
+    /// The last word of a migration that completed (MIG-39).
+    async fn tell_first_frame(&mut self) {
+        if self.outcome == Some(Outcome::Completed)
+            && let Some(watching) = self.watching.take()
+            && let Ok(first) = watching.await
+        {
+            let after_resume_ns = first.map(|time| time.as_nanos() as u64);
+            self.say(&FromTarget::FirstFrame { after_resume_ns }).await;
         }
     }
 
@@ -348,6 +381,12 @@ impl Driver {
             let happening = match host.prepare(&offer) {
                 Ok(prepared) if prepared.memory.pages() == offer.pages => {
                     let digests = DigestTable::new(offer.pages, digest_seed(&offer));
+                    if prepared.retained
+                        && let Err(error) = verify::note(&*prepared.memory, &digests)
+                    {
+                        // The guest comes all the same; its next way back is a long one.
+                        tracing::info!(%error, "what is kept of the guest cannot be read");
+                    }
                     let destination = Destination::new(prepared.memory.clone(), digests);
                     Happening::Prepared(prepared, destination)
                 }

@@ -1,4 +1,5 @@
-//! Comparing all memory at the switch, while the guest is paused (MIG-18, MIG-19).
+//! Digests of all memory: compared at the switch, while the guest is paused (MIG-18, MIG-19), and noted of
+//! memory that was kept (MIG-79).
 
 use std::sync::Mutex;
 use std::thread;
@@ -7,6 +8,7 @@ use godwit_proto::migrate::{PageRun, RunDigest};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::PageSet;
+use crate::page::{DigestTable, is_zero};
 use crate::ports::{GuestMemory, PAGE_BYTES, PortError};
 
 /// Pages of a digest: 2 MiB.
@@ -34,6 +36,25 @@ pub(super) fn wrong(memory: &dyn GuestMemory, digests: &[RunDigest]) -> Result<u
         Ok(digester.digest(memory, wanted.run)? == wanted.digest)
     })?;
     Ok(right.iter().filter(|&&right| !right).count() as u64)
+}
+
+/// Notes the content of all memory in `table` (MIG-79). Zeros stay unknown: to send them costs nothing.
+pub(super) fn note(memory: &dyn GuestMemory, table: &DigestTable) -> Result<(), PortError> {
+    let runs: Vec<PageRun> = pieces((0, memory.pages())).collect();
+    let seed = table.seed();
+    in_parallel(&runs, |digester, &run| {
+        if memory.is_untouched(run.first, run.count) {
+            return Ok(());
+        }
+        let bytes = digester.read(memory, run)?;
+        for (page, content) in (run.first..).zip(bytes.chunks_exact(PAGE_BYTES)) {
+            if !is_zero(content) {
+                table.note(page, seed.digest(content));
+            }
+        }
+        Ok(())
+    })
+    .map(drop)
 }
 
 fn pieces((first, count): (u64, u64)) -> impl Iterator<Item = PageRun> {
@@ -100,18 +121,24 @@ impl Digester {
             if memory.is_untouched(piece.first, piece.count) {
                 hasher.update(&self.zeros[..bytes]);
             } else {
-                let buffer = &mut self.buffer[..bytes];
-                memory.read(piece.first, buffer)?;
-                hasher.update(buffer);
+                hasher.update(self.read(memory, piece)?);
             }
         }
         Ok(hasher.digest())
+    }
+
+    /// The content of at most [`PIECE_PAGES`] pages.
+    fn read(&mut self, memory: &dyn GuestMemory, piece: PageRun) -> Result<&[u8], PortError> {
+        let buffer = &mut self.buffer[..piece.count as usize * PAGE_BYTES];
+        memory.read(piece.first, buffer)?;
+        Ok(buffer)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::DigestSeed;
 
     /// Pages full of their number; those divisible by 7 were never touched.
     struct Fake {
@@ -173,5 +200,21 @@ mod tests {
             };
             assert_eq!(wrong(&target, &digests).unwrap(), wrongs, "{changed}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_noted_but_for_its_zeros() {
+        let memory = Fake {
+            pages: 1000,
+            changed: None,
+        };
+        let table = DigestTable::new(1000, DigestSeed(3));
+        note(&memory, &table).unwrap();
+        assert_eq!(
+            table.known(1000 - 1),
+            Some(DigestSeed(3).digest(&[(999 % 256) as u8; PAGE_BYTES]))
+        );
+        assert_eq!(table.known(70), None, "never touched");
+        assert_eq!(table.known(256), None, "zeros");
     }
 }

@@ -330,6 +330,8 @@ fn said_by_target(message: &FromTarget) -> Option<Step> {
         FromTarget::Complete => Step::SendComplete,
         FromTarget::Abort(_) => Step::TargetAbort,
         FromTarget::Cancel => Step::SendCancel,
+        // The machine does not say it.
+        FromTarget::FirstFrame { .. } => return None,
         FromTarget::Ping { .. } | FromTarget::Pong { .. } => return None,
     })
 }

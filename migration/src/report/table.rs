@@ -34,6 +34,9 @@ impl fmt::Display for Receipt {
                 Ms(blackout.wire),
                 Ms(blackout.resume),
             )?;
+            if let Some(outside) = blackout.outside {
+                writeln!(f, "outside    {} to its first frame", Ms(outside))?;
+            }
         }
         writeln!(
             f,

@@ -307,6 +307,7 @@ impl Core {
             wire: total.saturating_sub(pause + last_pages + state + resume),
             resume,
             total,
+            outside: None,
         })
     }
 }

@@ -85,6 +85,9 @@ pub(super) struct Migrate {
     /// Streams for pages, 1 to 16 [default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
     streams: Option<u16>,
+    /// Keep the guest's memory here for so many seconds after it left, so that a way back is quick
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    retain: u64,
     /// Why, for the receipt
     #[arg(long, value_name = "TEXT", default_value = "")]
     why: String,
@@ -186,6 +189,7 @@ impl Migrate {
             recovery_window_ms: self
                 .recovery_window
                 .map(|seconds| seconds.saturating_mul(1000)),
+            retain_ms: Some(self.retain.saturating_mul(1000)),
             asked_by: std::env::var("USER").unwrap_or_default(),
             why: self.why.clone(),
         };

@@ -4,6 +4,7 @@
 mod chaos;
 mod guest_args;
 mod inspect;
+mod keep_memory;
 mod migrate;
 pub mod output;
 mod receive;
@@ -71,6 +72,8 @@ enum Command {
     #[command(subcommand)]
     Snapshot(Snapshot),
     #[command(hide = true)]
+    KeepMemory(keep_memory::KeepMemory),
+    #[command(hide = true)]
     Vmm(vmm::Vmm),
     #[command(hide = true)]
     VmmCtl(vmm_ctl::VmmCtl),
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Migrate(command) => command.execute(),
         Command::Receive(command) => command.execute(),
         Command::Snapshot(Snapshot::Inspect(command)) => command.execute(),
+        Command::KeepMemory(command) => command.execute(),
         Command::Vmm(command) => command.execute(),
         Command::VmmCtl(command) => command.execute(),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
+use godwit_proto::id::MigrationId;
 use godwit_proto::process::{
     ConsoleKind, ExitReason, GuestStats, MigrateRequest, Overrides, RESPONSE_LIMITS, Request,
     Response, SnapshotReport, VERSIONS,
@@ -83,7 +84,7 @@ impl Client {
         Ok(Self::over(stream)?)
     }
 
-    fn over(stream: UnixStream) -> Result<Self, ConnectionError> {
+    pub(super) fn over(stream: UnixStream) -> Result<Self, ConnectionError> {
         let mut connection = Connection::new(stream, RESPONSE_LIMITS)?;
         match connection.send_hello(VERSIONS) {
             // Who turns us away hangs up after saying why: that is still to be read.
@@ -253,12 +254,13 @@ impl Client {
         self.done("inject-faults", &Request::InjectFaults { faults })
     }
 
-    /// The memory and the taps of the guest, which is under way to this process of the same host.
+    /// The memory and the taps of the guest, which is under way to this process of the same host; or the
+    /// memory of one that left by the migration that is returned.
     ///
     /// # Errors
     /// As [`Client::request`].
-    pub fn take_over(mut self) -> Result<Heirloom, ClientError> {
-        let Response::HandedOver { taps } = self.request(&Request::HandOver)? else {
+    pub fn take_over(mut self) -> Result<(Heirloom, Option<MigrationId>), ClientError> {
+        let Response::HandedOver { taps, left_by } = self.request(&Request::HandOver)? else {
             return Err(ClientError::WrongAnswer {
                 request: "hand-over",
             });
@@ -273,10 +275,8 @@ impl Client {
             let queues = files.by_ref().take(tap.queues.into()).collect();
             (tap.id, queues)
         });
-        Ok(Heirloom {
-            memory,
-            taps: taps.collect(),
-        })
+        let taps = left_by.is_none().then(|| taps.collect());
+        Ok((Heirloom { memory, taps }, left_by))
     }
 
     /// Counters.

@@ -38,7 +38,8 @@ use godwit_vmm::vcpu::{Crash, CrashCause};
 use tokio::sync::watch;
 
 use super::console::{Consoles, Ends};
-use crate::migrate;
+use super::keeper;
+use crate::migrate::{self, Arrived};
 use crate::wait::Flag;
 
 /// How long the end waits for requests that are under way: as long as a large snapshot may take.
@@ -68,6 +69,8 @@ pub struct Machine {
     faults: Mutex<Faults>,
     /// The certificate by which sources know this process, if it awaited its guest.
     awaited_as: OnceLock<Fingerprint>,
+    /// How the guest came here, if it did and has not tried to leave since.
+    arrived: Mutex<Option<Arrived>>,
     /// Raised when the end is complete.
     ended: Flag,
     options: MachineOptions,
@@ -146,6 +149,7 @@ impl Machine {
             migration: Mutex::new(Migration::None),
             faults: Mutex::new(Faults::default()),
             awaited_as: OnceLock::new(),
+            arrived: Mutex::new(None),
             ended: Flag::new()?,
             options,
         }))
@@ -207,8 +211,10 @@ impl Machine {
         Ok(self.lease()?.present().guest.clone())
     }
 
-    /// The guest that came from elsewhere has all its memory.
-    pub fn has_arrived(&self) {
+    /// The guest that came from elsewhere has all its memory; `arrived` tells how, if it may want to go
+    /// back.
+    pub fn has_arrived(&self, arrived: Option<Arrived>) {
+        *self.arrived() = arrived;
         let mut migration = self.migration();
         if let Migration::Arriving = *migration {
             *migration = Migration::None;
@@ -243,7 +249,19 @@ impl Machine {
         }
         let guest = lease.present().guest.clone();
         let faults = std::mem::take(&mut *self.faults());
-        let mut moved = migrate::move_guest(guest, request, cancelled, progress, &faults);
+        // What the target has of it holds until pages have gone anywhere.
+        let arrived = self.arrived().clone();
+        let mut moved = migrate::move_guest(
+            guest.clone(),
+            request,
+            arrived,
+            cancelled,
+            progress,
+            &faults,
+        );
+        if moved.is_ok() {
+            *self.arrived() = None;
+        }
         let outcome = moved
             .as_ref()
             .ok()
@@ -260,7 +278,10 @@ impl Machine {
             );
             receipt.outcome = Some(Outcome::SourceStuck(stuck));
         }
-        drop(lease);
+        if let (Some(Outcome::Completed), Ok(receipt)) = (&outcome, &moved) {
+            keep_memory(&guest, receipt, request);
+        }
+        drop((guest, lease));
         if let Some(Outcome::Completed) = outcome {
             self.end(ExitReason::Migrated);
         }
@@ -605,6 +626,10 @@ impl Machine {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn arrived(&self) -> MutexGuard<'_, Option<Arrived>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with_guest<T>(
         &self,
         action: impl FnOnce(&Guest) -> Result<T, GuestError>,
@@ -676,6 +701,19 @@ impl Drop for Lease<'_> {
         self.present = None;
         self.machine.inner().leases -= 1;
         self.machine.returned.notify_all();
+    }
+}
+
+/// Leaves the memory of a guest that was moved to a process that keeps it, if `request` wishes so.
+fn keep_memory(guest: &Guest, receipt: &Receipt, request: &MigrateRequest) {
+    let time = Duration::from_millis(request.retain_ms.unwrap_or(0));
+    if time.is_zero() || request.mode == Some(Mode::Local) {
+        return;
+    }
+    let kept = receipt.migration.parse().map_err(io::Error::other);
+    let kept = kept.and_then(|id| keeper::start(guest.ram().file(), id, time));
+    if let Err(error) = kept {
+        tracing::warn!(%error, "the guest's memory is not kept for its way back");
     }
 }
 

@@ -16,6 +16,7 @@ pub mod connection;
 pub mod console;
 pub mod exit;
 mod handover;
+pub mod keeper;
 pub mod machine;
 pub mod server;
 mod session;

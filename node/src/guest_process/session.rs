@@ -127,13 +127,19 @@ fn hand_over(
     version: u16,
     heirloom: &Heirloom,
 ) -> Result<(), ConnectionError> {
-    let taps = heirloom.taps.iter().map(|(id, queues)| HandedTap {
-        id: id.clone(),
-        queues: queues.len() as u16,
-    });
-    let taps = taps.collect();
-    respond(&mut connection, version, &Response::HandedOver { taps })?;
-    let queues = heirloom.taps.iter().flat_map(|(_, queues)| queues);
+    let taps = heirloom.taps.as_deref().unwrap_or_default();
+    let response = Response::HandedOver {
+        taps: taps
+            .iter()
+            .map(|(id, queues)| HandedTap {
+                id: id.clone(),
+                queues: queues.len() as u16,
+            })
+            .collect(),
+        left_by: None,
+    };
+    respond(&mut connection, version, &response)?;
+    let queues = taps.iter().flat_map(|(_, queues)| queues);
     let files = std::iter::once(&heirloom.memory).chain(queues);
     let (stream, _) = connection.into_stream();
     Ok(handover::send(&stream, files)?)

@@ -1,11 +1,13 @@
 //! Moving a guest: the engine of `godwit-migration` over the guests of `godwit-vmm`.
 
+mod arrived;
 pub mod fault;
 mod fit;
 mod ports;
 mod source;
 mod target;
 
+pub use arrived::Arrived;
 pub use ports::{FollowingPort, GuestPort, LogPort, MemoryPort};
 pub use source::move_guest;
 pub use target::{Door, Here, receive_guest};

@@ -21,18 +21,20 @@ use godwit_vmm::guest::Guest;
 use tokio::sync::watch;
 
 use super::ports::unit_pages;
-use super::{GuestPort, LogPort, MemoryPort, fault, fit, runtime};
+use super::{Arrived, GuestPort, LogPort, MemoryPort, fault, fit, runtime};
 
 /// The most bulk streams of a link.
 const MAX_STREAMS: u16 = 16;
 
-/// Moves `guest` to where `request` says, and returns the receipt.
+/// Moves `guest` to where `request` says, and returns the receipt. If that is where it came from, as `arrived`
+/// tells, pages that are as they were then may not have to be sent.
 ///
 /// # Errors
 /// The request makes no sense, or the target was not reached. The guest runs on then.
 pub fn move_guest(
     guest: Arc<Guest>,
     request: &MigrateRequest,
+    arrived: Option<Arrived>,
     cancel: watch::Receiver<bool>,
     progress: watch::Sender<Option<Progress>>,
     faults: &Faults,
@@ -55,8 +57,10 @@ pub fn move_guest(
         let text = "a move within the host needs the control socket of the guest's process";
         return Err(CodedError::new(ErrorCode::Usage, text));
     }
+    let arrived = arrived.filter(|_| options.mode != Mode::Local);
     let offer = Offer {
         local: request.local.clone(),
+        retained: arrived.as_ref().map(Arrived::retained),
         ..offer(&guest, &options)?
     };
     let tuning = Tuning {
@@ -74,6 +78,7 @@ pub fn move_guest(
     let ports = SourceGuest {
         memory: Arc::new(MemoryPort::new(&guest)),
         log: Arc::new(LogPort::new(&guest)),
+        had: arrived.map(|arrived| arrived.digests),
         throttle: Arc::new(move |percent| {
             (0..vcpus).try_for_each(|index| Ok(throttled.throttle(index, percent)?))
         }),

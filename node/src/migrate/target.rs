@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, Prepared, TargetHost};
+use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost};
 use godwit_migration::fault::Faults;
+use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
 use godwit_migration::target::{Limits, Outcome};
 use godwit_migration::transport::{Invitation, Receiver, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::{GuestSpec, SerialSpec};
+use godwit_proto::id::MigrationId;
 use godwit_proto::migrate::{Mode, Offer, VERSIONS};
 use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
@@ -21,9 +23,10 @@ use godwit_vmm::memory::post_copy;
 use godwit_vmm::memory::ram::MAX_BYTES;
 use tokio::sync::oneshot;
 
-use super::{FollowingPort, GuestPort, MemoryPort, fault, fit, runtime};
+use super::{Arrived, FollowingPort, GuestPort, MemoryPort, fault, fit, runtime};
 use crate::foreground::signals::Signals;
 use crate::guest_process::client::Client;
+use crate::guest_process::keeper;
 use crate::guest_process::machine::Machine;
 use crate::wait::{self, Flag, Watched};
 
@@ -98,6 +101,7 @@ pub fn receive_guest(
         machine: machine.clone(),
         here,
         guest: Mutex::new(None),
+        by: Mutex::new(None),
         teller: teller.clone(),
     });
     let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
@@ -172,6 +176,8 @@ struct Host {
     machine: Arc<Machine>,
     here: Here,
     guest: Mutex<Option<Arc<Guest>>>,
+    /// The migration by which it comes.
+    by: Mutex<Option<MigrationId>>,
     teller: mpsc::Sender<Told>,
 }
 
@@ -200,21 +206,47 @@ impl Host {
     }
 
     /// The memory and taps of a guest of another process of this host.
-    fn heirloom(offer: &Offer) -> Result<Option<Heirloom>, CodedError> {
-        let socket = match (offer.mode, &offer.local) {
-            (Mode::Local, Some(socket)) => socket,
-            (Mode::Local, None) => {
-                let text = "a guest that moves within this host comes without a socket";
-                return Err(CodedError::new(ErrorCode::PeerProtocol, text));
-            }
-            _ => return Ok(None),
-        };
+    fn hand_over(socket: &str) -> Result<Heirloom, CodedError> {
         let client = Client::connect(Path::new(socket)).map_err(|error| {
             error.coded().with_fix(
                 "a guest moves in mode local only within a host, and between processes of one user",
             )
         })?;
-        client.take_over().map(Some).map_err(|error| error.coded())
+        match client.take_over() {
+            Ok((heirloom, None)) => Ok(heirloom),
+            Ok((_, Some(_))) => Err(CodedError::new(
+                ErrorCode::PeerProtocol,
+                "the guest is not in the process that its offer names",
+            )),
+            Err(error) => Err(error.coded()),
+        }
+    }
+
+    /// The memory that the guest left here by `migration`, if it is still kept.
+    fn kept_memory(migration: MigrationId) -> Option<Heirloom> {
+        let socket = keeper::socket_of(migration).ok()?;
+        let taken = Client::connect(&socket).and_then(Client::take_over);
+        match taken {
+            Ok((heirloom, left_by)) => (left_by == Some(migration)).then_some(heirloom),
+            Err(error) => {
+                tracing::debug!(%error, "the guest's memory is not kept here");
+                None
+            }
+        }
+    }
+
+    /// What there is of the guest on this host.
+    fn heirloom(offer: &Offer) -> Result<Option<Heirloom>, CodedError> {
+        match (offer.mode, &offer.local) {
+            (Mode::Local, Some(socket)) => Self::hand_over(socket).map(Some),
+            (Mode::Local, None) => {
+                let text = "a guest that moves within this host comes without a socket";
+                Err(CodedError::new(ErrorCode::PeerProtocol, text))
+            }
+            _ => Ok(offer
+                .retained
+                .and_then(|retained| Self::kept_memory(retained.migration))),
+        }
     }
 
     fn take_guest(&self) -> Option<Arc<Guest>> {
@@ -240,10 +272,12 @@ impl TargetHost for Host {
         if !reasons.is_empty() {
             return Err(reasons);
         }
-        let guest = Self::heirloom(offer)
-            .and_then(|heirloom| self.machine.create_waiting(&spec, heirloom))
-            .map_err(|error| vec![error])?;
+        let heirloom = Self::heirloom(offer).map_err(|error| vec![error])?;
+        let retained = heirloom.is_some() && offer.mode != Mode::Local;
+        let guest = self.machine.create_waiting(&spec, heirloom);
+        let guest = guest.map_err(|error| vec![error])?;
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
+        *self.by.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer.migration);
         let following = post_copy::check().map(|()| {
             let port: Arc<dyn FollowingMemory> = Arc::new(FollowingPort::new(guest.clone()));
             port
@@ -253,27 +287,35 @@ impl TargetHost for Host {
         }
         Ok(Prepared {
             memory: Arc::new(MemoryPort::new(&guest)),
+            retained,
             following: following.ok(),
             guest: Arc::new(GuestPort::new(guest)),
         })
     }
 
-    fn announce(&self) {
+    fn announce(&self) -> FirstFrame {
         // Nobody listens to the second.
         let _ = self.teller.send(Told::Runs);
-        if let Some(guest) = self.guest()
-            && let Err(error) = guest.announce()
-        {
+        let Some(guest) = self.guest() else {
+            return Box::new(|_| None);
+        };
+        if let Err(error) = guest.announce() {
             tracing::warn!(%error, "the guest's networks were not told of its move");
         }
+        let watch = guest.watch_first_frame();
+        Box::new(move |patience| watch.wait(patience))
     }
 
-    fn memory_whole(&self) {
+    fn memory_whole(&self, arrived: &Arc<DigestTable>) {
         let guest = self.take_guest();
         if let Some(guest) = guest {
             guest.memory_arrived();
         }
-        self.machine.has_arrived();
+        let by = *self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        self.machine.has_arrived(by.map(|by| Arrived {
+            by,
+            digests: arrived.clone(),
+        }));
     }
 
     fn memory_lost(&self, error: &CodedError) {
@@ -283,7 +325,7 @@ impl TargetHost for Host {
     fn discard(&self) {
         drop(self.take_guest());
         // It never ran, so nothing waits for its memory.
-        self.machine.has_arrived();
+        self.machine.has_arrived(None);
         let error = CodedError::new(ErrorCode::PeerProtocol, "the guest did not get here");
         self.machine
             .end(godwit_proto::process::ExitReason::Failed(error));

@@ -105,11 +105,12 @@ fn a_guest_that_was_slowed_for_a_move_has_all_its_time_back_when_it_fails() {
     let cmdline = "heartbeat=20 every=100 dirty=6M,rate:4000,entropy:100";
     let mut source = chaotic(dir, cmdline);
     let undisturbed = steady_rate(&mut source);
-    for (number, fault) in [
-        // The second time, so that it is slowed already.
-        "source:set-throttle@2=error",
-        "source:set-throttle@2=cancel",
-        "target:resume-guest=error",
+    for (number, (fault, downtime_limit)) in [
+        // The second time, so that it is slowed already; and no blackout is short enough.
+        ("source:set-throttle@2=error", "1"),
+        ("source:set-throttle@2=cancel", "1"),
+        // It is given up while it is slow.
+        ("target:resume-guest=error", "1000"),
     ]
     .into_iter()
     .enumerate()
@@ -121,9 +122,10 @@ fn a_guest_that_was_slowed_for_a_move_has_all_its_time_back_when_it_fails() {
             false => (&[][..], &inject[..]),
         };
         let (target, to, token) = receive(dir, &name, &[&["--chaos"], there].concat());
-        // A quarter of what the guest writes, and no long blackout.
+        // A quarter of what the guest writes.
         let words = ["--mode", "pre-copy", "--bandwidth", "4M"];
-        let words = [&words[..], &["--downtime-limit", "800"]].concat();
+        let slow = ["--throttle-start", "70", "--downtime-limit", downtime_limit];
+        let words = [&words[..], &slow].concat();
         let moved = migrate_with(dir, &to, &token, &[&words[..], here].concat());
         assert!(!matches!(moved.code, Some(0) | None), "{}", moved.stderr);
         let ended = target.end();

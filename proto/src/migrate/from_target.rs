@@ -57,13 +57,19 @@ pub enum FromTarget {
         /// From the ping.
         nonce: u64,
     },
+    /// After [`FromTarget::Complete`], the last word: when the guest was heard on its network again.
+    FirstFrame {
+        /// From the running guest to the first frame that it sent, nanoseconds by the target's clock;
+        /// `None` when it uses no network, or sent none while the target watched, about 1 s.
+        after_resume_ns: Option<u64>,
+    },
 }
 
 /// How the target takes a guest.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accept {
-    /// Whether it still has the pages of [`Offer::retained`](super::Offer::retained), so that pages of
-    /// the same digest need not be sent.
+    /// Whether its memory is that of the guest at the end of [`Offer::retained`](super::Offer::retained),
+    /// so that pages of the same digest need not be sent.
     pub retained: bool,
     /// Whether the guest can run there before its memory is there.
     pub post_copy: bool,

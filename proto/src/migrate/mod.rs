@@ -14,6 +14,7 @@
 //!   Relinquish ------------------------------------->  the source never runs this epoch again
 //!   <-------------------------------------- Resumed    ... post-copy: PageRequest, pages, PushDone
 //!   <------------------------------------- Complete    committed; the source frees memory
+//!   <----------------------------------- FirstFrame    for the receipt; nothing depends on it
 //! ```
 //!
 //! Each direction is a type of its own, so that neither side can be made to act on its own words.
@@ -25,7 +26,7 @@ mod offer;
 
 pub use from_source::{FromSource, PageRun, RoundTotals, RunDigest, SwitchKind};
 pub use from_target::{Accept, FromTarget, ResumeTimes};
-pub use offer::{DigestMode, Mode, Offer, OfferedDevice};
+pub use offer::{DigestMode, Mode, Offer, OfferedDevice, Retained};
 
 pub use crate::message::MessageError;
 

@@ -32,12 +32,21 @@ pub struct Offer {
     pub digests: DigestMode,
     /// Bulk streams that the source will use, 1 to [`MAX_STREAMS`](super::MAX_STREAMS).
     pub streams: u16,
-    /// The epoch of this guest that the source had from the target, if the target gave it away
-    /// before and may have kept its pages' digests.
-    pub retained: Option<Epoch>,
+    /// The migration by which the source had this guest, if whoever gave it away then may have kept its
+    /// memory as it was.
+    pub retained: Option<Retained>,
     /// In [`Mode::Local`], the socket of the guest's process, where its memory is to be had
     /// ([`Request::HandOver`](crate::process::Request::HandOver)).
     pub local: Option<String>,
+}
+
+/// How the guest came to the source, for a target that may be where it came from.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The seed of the digests that the source has kept of it; both sides use it again.
+    pub digest_seed: u64,
 }
 
 /// A device of the guest.

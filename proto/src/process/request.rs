@@ -57,7 +57,8 @@ pub enum Request {
     /// Leave the guest where it is: [`Response::Ok`](super::Response::Ok), whether or not that is
     /// still possible; the answer to the [`Request::Migrate`] tells.
     CancelMigration,
-    /// While the guest moves to another process of this host: the files that it is made of.
+    /// While the guest moves to another process of this host: the files that it is made of. Of a process
+    /// that keeps the memory of a guest that was moved: that.
     /// [`Response::HandedOver`](super::Response::HandedOver), then the stream carries the files.
     HandOver,
     /// Have the next migration of this guest meet these faults, each of the form
@@ -103,6 +104,9 @@ pub struct MigrateRequest {
     pub verify: bool,
     /// How long a link that was cut is made again after the handover, in milliseconds.
     pub recovery_window_ms: Option<u64>,
+    /// How long the memory of a guest that was moved is kept for a quick way back, in milliseconds; 0
+    /// for not at all.
+    pub retain_ms: Option<u64>,
     /// Who asked, for the receipt.
     pub asked_by: String,
     /// Why, for the receipt.

@@ -3,6 +3,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::codes::CodedError;
+use crate::id::MigrationId;
 
 /// An answer of a guest process.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub enum Response {
     HandedOver {
         /// The network cards in the order in which their taps follow.
         taps: Vec<HandedTap>,
+        /// Memory is that of a guest which left by this migration; `None` of a guest that is here.
+        left_by: Option<MigrationId>,
     },
 }
 

@@ -7,6 +7,7 @@ use godwit_proto::frame::{self, Frame, FrameError, FrameKind};
 use godwit_proto::guest::{
     BootSpec, DiskSpec, GuestSpec, HugePages, Kernel, MemorySpec, NetSpec, SerialSpec,
 };
+use godwit_proto::id::MigrationId;
 use godwit_proto::migrate::Mode;
 use godwit_proto::process::{
     Compression, ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats,
@@ -292,6 +293,7 @@ pub(crate) fn requests() -> Vec<Request> {
             compression: Some(Compression::Level(-3)),
             verify: true,
             recovery_window_ms: Some(60_000),
+            retain_ms: Some(120_000),
             asked_by: "alice".into(),
             why: "maintenance".into(),
         }),
@@ -344,6 +346,7 @@ pub(crate) fn responses() -> Vec<Response> {
                 id: "lan".into(),
                 queues: 2,
             }],
+            left_by: Some(MigrationId::from_bytes([7; 16])),
         },
     ];
     responses.extend(states.map(|state| Response::Stats(stats(state))));

@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use godwit_proto::process::{DeviceStats, NamedCounter};
 use godwit_proto::state::irqchip::IrqchipState;
@@ -25,7 +25,7 @@ use crate::devices::serial::Serial;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::{Block, BlockCounters, DiskClaim};
 use crate::devices::virtio::console::Console;
-use crate::devices::virtio::net::{Net, NetHandle};
+use crate::devices::virtio::net::{Announcer, Net, NetHandle};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::VirtioPciDevice;
 use crate::kvm::{Hypervisor, IrqRouter, RING_MAX_ENTRIES, Vm, install_kick_handler};
@@ -63,6 +63,8 @@ struct PowerOn {
 
 /// A guest's hardware. Fields are dropped in order: vCPUs stop before what they use goes away.
 pub(super) struct Machine {
+    /// Of the last announcement; at work for a moment after it.
+    announcer: Mutex<Option<Announcer>>,
     pub(super) vcpus: Vec<Arc<VcpuHandle>>,
     pub(super) shared: Arc<VcpuShared>,
     pub(super) pci: Arc<PciRoot>,
@@ -99,9 +101,7 @@ impl Machine {
         )?;
         let (bytes, huge_pages) = (config.memory_bytes, config.huge_pages);
         let (ram, taps) = match attachments.heirloom {
-            Some(Heirloom { memory, taps }) => {
-                (GuestRam::adopt(memory, bytes, huge_pages)?, Some(taps))
-            }
+            Some(Heirloom { memory, taps }) => (GuestRam::adopt(memory, bytes, huge_pages)?, taps),
             None => (GuestRam::allocate(bytes, huge_pages)?, None),
         };
         let ram = Arc::new(ram);
@@ -166,6 +166,7 @@ impl Machine {
             pio,
             mmio,
             dirty_log: dirty_log.clone(),
+            vm: vm.clone(),
             msr_indices,
             yield_requested,
             report: Box::new(move |event| report.send(Signal::Vcpu(event))),
@@ -175,6 +176,7 @@ impl Machine {
             .map(|(vcpu, kicker)| VcpuHandle::spawn(vcpu, kicker, shared.clone()).map(Arc::new))
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            announcer: Mutex::default(),
             vcpus,
             shared,
             pci,
@@ -236,21 +238,23 @@ impl Machine {
         self.shared.yield_requested.store(false, Ordering::Release);
         self.ram.clear().map_err(GuestError::Clear)?;
         self.vm.restore_irqchip(&self.power_on.irqchip)?;
-        self.restore_vcpus(self.power_on.vcpus.clone(), &|| false)?;
+        self.restore_vcpus(self.power_on.vcpus.clone(), None, &|| false)?;
         self.boot()
     }
 
-    /// Gives each vCPU a state, all at the same time. Gives up when `hopeless` says so.
+    /// Gives each vCPU a state, all at the same time; saved when kvmclock showed `clock_ns`, or at
+    /// power-on. Gives up when `hopeless` says so.
     pub(super) fn restore_vcpus(
         &self,
         states: Vec<VcpuState>,
+        clock_ns: Option<u64>,
         hopeless: &dyn Fn() -> bool,
     ) -> Result<(), GuestError> {
         let answers: Vec<_> = self
             .vcpus
             .iter()
             .zip(states)
-            .map(|(vcpu, state)| vcpu.restore(state))
+            .map(|(vcpu, state)| vcpu.restore(state, clock_ns))
             .collect::<Result<_, _>>()?;
         for answer in answers {
             answer.wait_done_unless(hopeless)?;
@@ -320,23 +324,33 @@ impl Machine {
     /// Copies of the descriptors that make up the guest: its memory and its taps.
     pub(super) fn heirloom(&self) -> io::Result<Heirloom> {
         let taps = self.counters.nets.iter();
+        let taps = taps.map(|(id, card)| Ok((id.clone(), card.tap_files()?)));
         Ok(Heirloom {
             memory: self.ram.file().try_clone()?,
-            taps: taps
-                .map(|(id, card)| Ok((id.clone(), card.tap_files()?)))
-                .collect::<io::Result<_>>()?,
+            taps: Some(taps.collect::<io::Result<_>>()?),
         })
     }
 
     /// Has every network card tell its neighbours where it is now.
     pub(super) fn announce(&self) -> Result<(), GuestError> {
-        let first_slot = 1 + self.config.disks.len();
-        for (index, (_, handle)) in self.counters.nets.iter().enumerate() {
-            if handle.announce() {
-                self.pci.notify_config((first_slot + index) as u8)?;
-            }
+        let cards: Vec<_> = self.cards().cloned().collect();
+        if cards.is_empty() {
+            return Ok(());
         }
+        let announcer = Announcer::start(cards).map_err(|source| GuestError::Device {
+            device: "thread that announces network cards",
+            source,
+        })?;
+        *self
+            .announcer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(announcer);
         Ok(())
+    }
+
+    /// The network cards.
+    pub(super) fn cards(&self) -> impl Iterator<Item = &NetHandle> {
+        self.counters.nets.iter().map(|(_, handle)| handle)
     }
 }
 

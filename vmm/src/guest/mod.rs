@@ -17,6 +17,7 @@
 
 mod error;
 mod event;
+mod first_frame;
 mod machine;
 mod restore;
 mod save;
@@ -44,6 +45,7 @@ use crate::vcpu::Throttle;
 
 pub use error::GuestError;
 pub use event::GuestEvent;
+pub use first_frame::FirstFrameWatch;
 pub use machine::DirtyTracking;
 pub use restore::snapshot_spec;
 
@@ -58,8 +60,8 @@ pub struct Attachments {
     pub console: Option<Console>,
     /// How written pages are reported.
     pub dirty_tracking: DirtyTracking,
-    /// What another process of this host hands over, of a guest that it still runs; with it
-    /// [`Guest::build_waiting`] neither makes memory nor opens taps.
+    /// What another process of this host hands over: with it [`Guest::build_waiting`] does not make
+    /// what is in it.
     pub heirloom: Option<Heirloom>,
 }
 
@@ -68,8 +70,8 @@ pub struct Attachments {
 pub struct Heirloom {
     /// Its memory file.
     pub memory: File,
-    /// The queues of its network cards' taps, by the cards' ids.
-    pub taps: Vec<(String, Vec<File>)>,
+    /// The queues of its network cards' taps, by the cards' ids; `None` when taps are to be opened.
+    pub taps: Option<Vec<(String, Vec<File>)>>,
 }
 
 impl Default for Attachments {
@@ -132,6 +134,8 @@ pub struct Guest {
     inbox: Inbox,
     signals: Signals,
     started: Mutex<Option<Instant>>,
+    /// When it was last let run.
+    resumed: Mutex<Option<Instant>>,
     /// Slows vCPUs down; made when first asked for.
     throttle: Mutex<Option<Throttle>>,
     state_restore: OnceLock<Duration>,
@@ -247,6 +251,7 @@ impl Guest {
             inbox,
             signals,
             started: Mutex::new(None),
+            resumed: Mutex::new(None),
             throttle: Mutex::new(None),
             state_restore: OnceLock::new(),
         })
@@ -298,10 +303,12 @@ impl Guest {
             vcpu.run()?;
         }
         *self.phase() = Phase::Running;
+        let now = Instant::now();
+        *self.resumed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         self.started
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(Instant::now);
+            .get_or_insert(now);
         Ok(())
     }
 
@@ -471,12 +478,19 @@ impl Guest {
         &self.machine.ram
     }
 
-    /// Has every network card announce itself on its network, as after a move.
+    /// Has every network card announce itself on its network, as after a move; some times, the first
+    /// now.
     ///
     /// # Errors
-    /// [`GuestError::Pci`].
+    /// [`GuestError::Device`] when it is announced this once only.
     pub fn announce(&self) -> Result<(), GuestError> {
         self.machine.announce()
+    }
+
+    /// Watches for the first frame that it sends on any network card after it was last resumed.
+    pub fn watch_first_frame(&self) -> FirstFrameWatch {
+        let resumed = *self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
+        FirstFrameWatch::new(resumed, self.machine.cards().cloned().collect())
     }
 
     /// Lets vCPU `index` sleep `percent` of its time, 0 to [`crate::vcpu::MAX_PERCENT`], so that it

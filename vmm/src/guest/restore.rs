@@ -201,7 +201,7 @@ fn apply(guest: &Guest, saved: SavedGuest) -> Result<(), GuestError> {
     let begin = Instant::now();
     machine.vm.restore_irqchip(&saved.irqchip)?;
     machine.vm.restore_clock(&saved.clock)?;
-    restore_vcpus(guest, saved.vcpus)?;
+    restore_vcpus(guest, saved.vcpus, saved.clock.clock_ns)?;
     machine.serial.restore(&saved.serial)?;
     machine.power.restore(&saved.power)?;
     machine.pci.restore(&saved.pci_root, &saved.pci_devices)?;
@@ -211,14 +211,16 @@ fn apply(guest: &Guest, saved: SavedGuest) -> Result<(), GuestError> {
 }
 
 /// Restoring a vCPU touches guest memory (kvmclock's page, for one), which may be damaged.
-fn restore_vcpus(guest: &Guest, states: Vec<VcpuState>) -> Result<(), GuestError> {
+fn restore_vcpus(guest: &Guest, states: Vec<VcpuState>, clock_ns: u64) -> Result<(), GuestError> {
     let progress = guest.lazy().as_ref().map(|fill| fill.progress().clone());
     let hopeless = || {
         progress
             .as_ref()
             .is_some_and(|p| p.failed.load(Ordering::Acquire))
     };
-    let result = guest.machine.restore_vcpus(states, &hopeless);
+    let result = guest
+        .machine
+        .restore_vcpus(states, Some(clock_ns), &hopeless);
     match result
         .is_err()
         .then(|| guest.inbox.wait(Some(Instant::now())))

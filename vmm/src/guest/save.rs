@@ -21,14 +21,15 @@ pub(super) fn records(guest: &Guest) -> Result<RecordWriter, GuestError> {
     let mut records = RecordWriter::new();
     records.push(&guest.spec)?;
     records.push(&layout(guest))?;
+    // The moment that all of it is of.
+    let clock = machine.vm.save_clock()?;
     // vCPUs save themselves, all at the same time.
     let answers: Vec<_> = machine
         .vcpus
         .iter()
-        .map(|vcpu| vcpu.save())
+        .map(|vcpu| vcpu.save(clock.clock_ns))
         .collect::<Result<_, _>>()?;
     let irqchip = machine.vm.save_irqchip()?;
-    let clock = machine.vm.save_clock()?;
     for answer in answers {
         records.push(&answer.wait_done()?)?;
     }

@@ -11,7 +11,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use zerocopy::IntoBytes;
 
 use super::vm::{from_image, image};
-use super::{DirtyRing, KvmError};
+use super::{DirtyRing, KvmError, Vm};
 use crate::boot::BootRegisters;
 
 /// Size of `struct kvm_xsave` before `KVM_CAP_XSAVE2` (KVM API 4.42).
@@ -205,6 +205,54 @@ impl Vcpu {
         })
     }
 
+    /// As [`Vcpu::save`], with the TSC as it was when kvmclock showed `clock_ns`.
+    ///
+    /// The two are read one after the other, and so are they set; each of the gaps would be a jump
+    /// of one clock against the other to a guest that compares them, as Linux does.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn save_as_of(
+        &self,
+        clock_ns: u64,
+        vm: &Vm,
+        msr_indices: &[u32],
+    ) -> Result<VcpuState, KvmError> {
+        let mut state = self.save(msr_indices)?;
+        if let Some(tsc) = state.msrs.iter_mut().find(|msr| msr.index == MSR_TSC) {
+            let before = vm.clock_ns()?;
+            let now = self.save_msrs(&[MSR_TSC])?;
+            let after = vm.clock_ns()?;
+            let read_at = before.midpoint(after);
+            if let Some(now) = now.first() {
+                let since = cycles(read_at.saturating_sub(clock_ns), state.tsc_khz);
+                tsc.value = now.value.wrapping_sub(since);
+            }
+        }
+        Ok(state)
+    }
+
+    /// As [`Vcpu::restore`] with what [`Vcpu::save_as_of`] gave: the TSC goes on by as much as
+    /// kvmclock has since it was restored to `clock_ns`.
+    ///
+    /// # Errors
+    /// [`KvmError`]; the vCPU is then in no usable state.
+    pub fn restore_as_of(
+        &mut self,
+        clock_ns: u64,
+        vm: &Vm,
+        state: &VcpuState,
+    ) -> Result<(), KvmError> {
+        self.restore_and(state, |msrs| {
+            let tsc = msrs.iter_mut().find(|msr| msr.index == MSR_TSC);
+            if let Some(tsc) = tsc {
+                let since = vm.clock_ns()?.saturating_sub(clock_ns);
+                tsc.value = tsc.value.wrapping_add(cycles(since, state.tsc_khz));
+            }
+            Ok(())
+        })
+    }
+
     fn save_xsave(&self) -> Result<Vec<u8>, KvmError> {
         let mut xsave = self.empty_xsave();
         // SAFETY: the buffer has the size that KVM_CHECK_EXTENSION(KVM_CAP_XSAVE2) reports, which
@@ -323,6 +371,15 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError`]; the vCPU is then in no usable state.
     pub fn restore(&mut self, state: &VcpuState) -> Result<(), KvmError> {
+        self.restore_and(state, |_| Ok(()))
+    }
+
+    /// Restores `state`; its MSRs as `last_moment` changes them just before they are set.
+    fn restore_and(
+        &mut self,
+        state: &VcpuState,
+        last_moment: impl FnOnce(&mut [Msr]) -> Result<(), KvmError>,
+    ) -> Result<(), KvmError> {
         self.set_cpuid(state.cpuid.clone())?;
         if state.tsc_khz != 0
             && self
@@ -359,12 +416,19 @@ impl Vcpu {
         self.fd
             .set_lapic(&lapic)
             .map_err(KvmError::ioctl("restore the local APIC"))?;
-        self.restore_msrs(&state.msrs)?;
+        let mut msrs = state.msrs.clone();
+        last_moment(&mut msrs)?;
+        self.restore_msrs(&msrs)?;
         let events: kvm_vcpu_events = from_image("pending events", &state.events)?;
         self.fd
             .set_vcpu_events(&events)
             .map_err(KvmError::ioctl("restore pending events"))
     }
+}
+
+/// What a TSC of `khz` counts in so many nanoseconds; modulo 2^64, as the counter itself.
+fn cycles(ns: u64, khz: u32) -> u64 {
+    (u128::from(ns) * u128::from(khz) / 1_000_000) as u64
 }
 
 fn xcrs(saved: &[Xcr]) -> Result<kvm_xcrs, KvmError> {
@@ -463,5 +527,20 @@ impl fmt::Display for Registers {
             "  cr0={:08x} cr2={:016x} cr3={:016x} cr4={:08x} efer={:x} gdt={:x}+{:x} idt={:x}+{:x}",
             s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cycles_follow_from_the_frequency_whatever_the_time() {
+        assert_eq!(cycles(1_000_000_000, 2_500_000), 2_500_000_000);
+        assert_eq!(cycles(3, 2_500_000), 7);
+        assert_eq!(cycles(1_000_000_000, 0), 0);
+        // A clock of years, and one that nobody has: neither overflows.
+        assert_eq!(cycles(u64::MAX, 1_000_000), u64::MAX);
+        cycles(u64::MAX, u32::MAX);
     }
 }

@@ -320,6 +320,14 @@ impl Vm {
         })
     }
 
+    /// What kvmclock shows now, in nanoseconds.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn clock_ns(&self) -> Result<u64, KvmError> {
+        Ok(self.save_clock()?.clock_ns)
+    }
+
     /// Lets kvmclock go on from `state`: the guest does not see the time it was not running.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN};
 use super::exit::{self, Crash, CrashCause, Next, VcpuEvent};
 use crate::boot::BootRegisters;
 use crate::bus::Bus;
-use crate::kvm::{KICK_SIGNAL, Kicker, KvmError, Vcpu};
+use crate::kvm::{KICK_SIGNAL, Kicker, KvmError, Vcpu, Vm};
 use crate::memory::DirtyLog;
 
 /// How long a vCPU may take to answer. The kernel leaves a guest within microseconds of a signal;
@@ -67,6 +67,8 @@ pub struct VcpuShared {
     pub mmio: Bus,
     /// Where full rings are emptied to.
     pub dirty_log: Arc<DirtyLog>,
+    /// The machine, for its clock.
+    pub vm: Arc<Vm>,
     /// The MSRs that are part of a vCPU's state.
     pub msr_indices: Vec<u32>,
     /// Set by a device whose register ends the run (power-off, reset): the vCPU that wrote it goes
@@ -81,8 +83,14 @@ enum Request {
     /// Stay out of the guest for so long.
     Sleep(Duration),
     Pause(SyncSender<()>),
-    Save(SyncSender<Result<VcpuState, KvmError>>),
-    Restore(Box<VcpuState>, SyncSender<Result<(), KvmError>>),
+    /// As of this moment of kvmclock.
+    Save(u64, SyncSender<Result<VcpuState, KvmError>>),
+    /// As of this moment of kvmclock, if it has one.
+    Restore(
+        Box<VcpuState>,
+        Option<u64>,
+        SyncSender<Result<(), KvmError>>,
+    ),
     Boot(Box<BootRegisters>, SyncSender<Result<(), KvmError>>),
     Exit,
 }
@@ -157,13 +165,14 @@ impl VcpuHandle {
         })
     }
 
-    /// Asks a paused vCPU for its state.
+    /// Asks a paused vCPU for its state; its TSC as of when kvmclock showed `clock_ns`, which was
+    /// after the pause.
     ///
     /// # Errors
     /// [`VcpuError::NoAnswer`] when the thread is gone.
-    pub fn save(&self) -> Result<Answer<Result<VcpuState, KvmError>>, VcpuError> {
+    pub fn save(&self, clock_ns: u64) -> Result<Answer<Result<VcpuState, KvmError>>, VcpuError> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Request::Save(reply), "save")?;
+        self.send(Request::Save(clock_ns, reply), "save")?;
         Ok(Answer {
             index: self.index,
             request: "save",
@@ -171,13 +180,19 @@ impl VcpuHandle {
         })
     }
 
-    /// Gives a paused vCPU another state.
+    /// Gives a paused vCPU another state; with `clock_ns`, its TSC is of when kvmclock showed that,
+    /// and kvmclock has been set.
     ///
     /// # Errors
     /// [`VcpuError::NoAnswer`] when the thread is gone.
-    pub fn restore(&self, state: VcpuState) -> Result<Answer<Result<(), KvmError>>, VcpuError> {
+    pub fn restore(
+        &self,
+        state: VcpuState,
+        clock_ns: Option<u64>,
+    ) -> Result<Answer<Result<(), KvmError>>, VcpuError> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Request::Restore(Box::new(state), reply), "restore")?;
+        let request = Request::Restore(Box::new(state), clock_ns, reply);
+        self.send(request, "restore")?;
         Ok(Answer {
             index: self.index,
             request: "restore",
@@ -383,11 +398,19 @@ impl Runner {
                 self.asleep_until = None;
                 let _ = reply.send(());
             }
-            Request::Save(reply) => {
-                let _ = reply.send(self.vcpu.save(&self.shared.msr_indices));
+            Request::Save(clock_ns, reply) => {
+                let shared = &self.shared;
+                let saved = self
+                    .vcpu
+                    .save_as_of(clock_ns, &shared.vm, &shared.msr_indices);
+                let _ = reply.send(saved);
             }
-            Request::Restore(state, reply) => {
-                let _ = reply.send(self.vcpu.restore(&state));
+            Request::Restore(state, clock_ns, reply) => {
+                let restored = match clock_ns {
+                    Some(clock_ns) => self.vcpu.restore_as_of(clock_ns, &self.shared.vm, &state),
+                    None => self.vcpu.restore(&state),
+                };
+                let _ = reply.send(restored);
             }
             Request::Boot(registers, reply) => {
                 let _ = reply.send(self.vcpu.boot(&registers));

@@ -4,7 +4,7 @@ use godwit_proto::frame;
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
 use godwit_proto::migrate::{
     Accept, DigestMode, FromSource, FromTarget, LIMITS, Mode, Offer, OfferedDevice, PageRun,
-    ResumeTimes, RoundTotals, RunDigest, SwitchKind,
+    ResumeTimes, Retained, RoundTotals, RunDigest, SwitchKind,
 };
 use godwit_proto::record::Record;
 
@@ -96,6 +96,12 @@ pub(super) fn samples() -> Vec<Sample> {
         FromTarget::Cancel,
         FromTarget::Ping { nonce: 5 },
         FromTarget::Pong { nonce: 6 },
+        FromTarget::FirstFrame {
+            after_resume_ns: Some(2_500_000),
+        },
+        FromTarget::FirstFrame {
+            after_resume_ns: None,
+        },
     ];
     let source = source.into_iter().map(from_source);
     source.chain(target.into_iter().map(from_target)).collect()
@@ -123,7 +129,10 @@ fn offer(mode: Mode) -> Offer {
             DigestMode::Off
         },
         streams: 4,
-        retained: (mode == Mode::Hybrid).then_some(Epoch::new(3)),
+        retained: (mode == Mode::Hybrid).then_some(Retained {
+            migration: MigrationId::from_bytes([3; 16]),
+            digest_seed: 5,
+        }),
         local: (mode == Mode::Local).then(|| "/run/godwit/web-1.sock".into()),
     }
 }
@@ -197,5 +206,11 @@ fn target_name(message: &FromTarget) -> &'static str {
         FromTarget::Cancel => "cancel",
         FromTarget::Ping { .. } => "ping",
         FromTarget::Pong { .. } => "pong",
+        FromTarget::FirstFrame {
+            after_resume_ns: Some(_),
+        } => "first-frame",
+        FromTarget::FirstFrame {
+            after_resume_ns: None,
+        } => "first-frame-none",
     }
 }

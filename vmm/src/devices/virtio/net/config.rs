@@ -74,6 +74,14 @@ pub(super) fn features(config: &NetConfig) -> u64 {
     bits.into_iter().fold(offloads, |all, bit| all | 1 << bit)
 }
 
+/// Whether a driver that negotiated `features` can be asked to announce itself (5.1.3.1: it takes
+/// the control queue to answer), and is able to see that it is asked.
+pub(super) fn can_announce(features: u64) -> bool {
+    has(features, VIRTIO_NET_F_GUEST_ANNOUNCE)
+        && has(features, VIRTIO_NET_F_CTRL_VQ)
+        && has(features, VIRTIO_NET_F_STATUS)
+}
+
 /// What the tap may leave to a guest that negotiated `features`. Segmentation without checksums is
 /// not allowed to a driver (5.1.3.1) nor by the kernel, so it is left out.
 pub(super) fn offload_bits(features: u64) -> u32 {

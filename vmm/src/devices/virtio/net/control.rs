@@ -46,6 +46,8 @@ pub(super) struct ControlWorker {
     pub(super) interrupt: Arc<dyn VirtioInterrupt>,
     /// Queue pairs that the driver set up; 0 without `VIRTIO_NET_F_MQ`.
     pub(super) max_pairs: u16,
+    /// Whether the driver negotiated to announce itself.
+    pub(super) can_announce: bool,
 }
 
 impl ControlWorker {
@@ -107,7 +109,7 @@ impl ControlWorker {
             (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, &[low, high]) => {
                 self.use_pairs(u16::from_le_bytes([low, high]))
             }
-            (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, _) => {
+            (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, _) if self.can_announce => {
                 self.shared.set_status(STATUS_ANNOUNCE, false);
                 true
             }

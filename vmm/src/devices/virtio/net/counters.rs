@@ -14,6 +14,7 @@ pub struct NetCounters {
     pub(super) tx_bytes: AtomicU64,
     pub(super) tx_dropped: AtomicU64,
     pub(super) interrupts: AtomicU64,
+    pub(super) announced: AtomicU64,
 }
 
 macro_rules! readers {
@@ -44,6 +45,8 @@ readers! {
     tx_dropped,
     /// Interrupts raised.
     interrupts,
+    /// Frames with which the card itself announced the guest.
+    announced,
 }
 
 /// Adds to a counter.

@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 
 use godwit_proto::state::net::NetState;
 use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
-    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS,
 };
 
 use super::config::{self, CONTROL_QUEUE_SIZE, NetConfig, QUEUE_SIZE, STATUS_ANNOUNCE, has};
@@ -73,15 +72,16 @@ impl Net {
 
     /// A card on queues that are open already, of which only the first takes part in traffic.
     pub(super) fn with_taps(config: &NetConfig, taps: Vec<TapQueue>) -> Self {
+        let taps: Vec<_> = taps.into_iter().map(Arc::new).collect();
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(config.queue_pairs)];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
         Self {
-            shared: Arc::new(Shared::new(&config.id)),
+            shared: Arc::new(Shared::new(config, &taps)),
             mac: config.mac,
             queue_pairs: config.queue_pairs,
             features: config::features(config),
             queue_sizes,
-            taps: taps.into_iter().map(Arc::new).collect(),
+            taps,
             restored_pairs: None,
             adopted: false,
             workers: Workers::default(),
@@ -92,7 +92,6 @@ impl Net {
     pub fn handle(&self) -> NetHandle {
         NetHandle {
             shared: self.shared.clone(),
-            taps: self.taps.clone(),
         }
     }
 
@@ -143,6 +142,7 @@ impl Net {
                 } else {
                     0
                 },
+                can_announce: config::can_announce(common.features),
             };
             self.workers.control = Some(Worker::spawn(&format!("ctl-{id}"), control)?);
         }
@@ -247,10 +247,7 @@ impl VirtioDevice for Net {
             .map_err(failed)?;
         let driver = Driver {
             interrupt: activation.interrupt.clone(),
-            can_announce: roles.control.is_some()
-                && has(features, VIRTIO_NET_F_CTRL_VQ)
-                && has(features, VIRTIO_NET_F_STATUS)
-                && has(features, VIRTIO_NET_F_GUEST_ANNOUNCE),
+            can_announce: roles.control.is_some() && config::can_announce(features),
             sees_status: has(features, VIRTIO_NET_F_STATUS),
         };
         let common = Common {
@@ -258,6 +255,7 @@ impl VirtioDevice for Net {
             features,
             interrupt: activation.interrupt,
         };
+        self.shared.first_frame.reset();
         if let Err(source) = self.spawn(roles, &common) {
             self.workers = Workers::default();
             return Err(failed(source));

@@ -4,6 +4,7 @@
 //! tap --readv--> receive buffers      one thread per direction and queue pair
 //! tap <--writev-- transmit chains
 //!                 control queue       one thread: queue pairs, answered announcements
+//! tap <----write- announcements       a short-lived thread after the guest came from elsewhere
 //! ```
 //!
 //! Frames go between the tap and guest memory without a copy; checksums and segmentation are left
@@ -13,10 +14,12 @@
 //! the kernel queues and then drops, as a network does. It does not filter: which frames a guest may
 //! send is the business of the bridge the tap is on.
 
+mod announce;
 mod config;
 mod control;
 mod counters;
 mod device;
+mod first_frame;
 mod persist;
 mod rx;
 mod shared;
@@ -26,6 +29,7 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
+pub use announce::Announcer;
 pub use config::{MAX_QUEUE_PAIRS, NetConfig};
 pub use counters::NetCounters;
 pub use device::Net;

@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
-use super::config::{STATUS_ANNOUNCE, STATUS_LINK_UP};
-use super::counters::NetCounters;
+use super::announce::rarp_request;
+use super::config::{NetConfig, STATUS_ANNOUNCE, STATUS_LINK_UP};
+use super::counters::{NetCounters, add};
+use super::first_frame::FirstFrame;
 use super::tap::TapQueue;
 use crate::devices::virtio::VirtioInterrupt;
 
@@ -27,13 +30,21 @@ pub(super) struct Shared {
     /// Queue pairs in use.
     pub(super) active_pairs: AtomicU16,
     pub(super) counters: NetCounters,
+    /// Of the guest, since the card became active.
+    pub(super) first_frame: FirstFrame,
     driver: Mutex<Option<Driver>>,
+    mac: Option<[u8; 6]>,
+    /// The tap's queues, of which the first always takes part in traffic. Handles outlive the card,
+    /// and the tap must not.
+    taps: Vec<Weak<TapQueue>>,
 }
 
 impl Shared {
-    pub(super) fn new(id: &str) -> Self {
+    pub(super) fn new(config: &NetConfig, taps: &[Arc<TapQueue>]) -> Self {
         Self {
-            id: id.to_owned(),
+            id: config.id.clone(),
+            mac: config.mac,
+            taps: taps.iter().map(Arc::downgrade).collect(),
             status: AtomicU16::new(STATUS_LINK_UP),
             active_pairs: AtomicU16::new(1),
             ..Self::default()
@@ -77,11 +88,39 @@ impl Shared {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_config_changed(&self) {
+    /// Announces the guest, if there is a driver that could be reached.
+    fn announce(&self) {
         let driver = self.lock();
-        let Some(driver) = driver.as_ref().filter(|d| d.sees_status) else {
+        let Some(driver) = driver.as_ref() else {
             return;
         };
+        // With the lock held: when the card is told to stop, the guest may be on its way elsewhere.
+        if self.link_up()
+            && let (Some(mac), Some(tap)) = (self.mac, self.taps.first().and_then(Weak::upgrade))
+        {
+            match tap.send(&rarp_request(mac)) {
+                Ok(()) => add(&self.counters.announced, 1),
+                Err(error) => {
+                    tracing::warn!(net = self.id, %error, "the tap refused an announcement");
+                }
+            }
+        }
+        // One that has not answered yet needs no reminder.
+        if driver.can_announce && self.set_status(STATUS_ANNOUNCE, true) {
+            self.interrupt_for_config(driver);
+        }
+    }
+
+    fn tell_config_changed(&self) {
+        if let Some(driver) = self.lock().as_ref() {
+            self.interrupt_for_config(driver);
+        }
+    }
+
+    fn interrupt_for_config(&self, driver: &Driver) {
+        if !driver.sees_status {
+            return;
+        }
         if let Err(error) = driver.interrupt.config_changed() {
             tracing::error!(net = self.id, %error, "cannot raise the interrupt of a network card");
         }
@@ -92,19 +131,19 @@ impl Shared {
 #[derive(Clone)]
 pub struct NetHandle {
     pub(super) shared: Arc<Shared>,
-    pub(super) taps: Vec<Arc<TapQueue>>,
 }
 
 impl NetHandle {
     /// Copies of the descriptors of the tap's queues, for a card of another process.
     ///
     /// # Errors
-    /// When this process has too many open files.
+    /// When this process has too many open files, or the card is gone.
     pub fn tap_files(&self) -> io::Result<Vec<File>> {
-        self.taps
-            .iter()
-            .map(|queue| queue.try_clone_file())
-            .collect()
+        let queues = self.shared.taps.iter().map(|queue| {
+            let queue = queue.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+            queue.try_clone_file()
+        });
+        queues.collect()
     }
 
     /// What the card has done.
@@ -119,16 +158,20 @@ impl NetHandle {
         }
     }
 
-    /// Asks the driver to make itself known to the network (gratuitous ARP and such), for after the
-    /// guest came to another host. `false` when the driver cannot; who asked must do it then.
-    ///
-    /// While the card is idle the wish is kept for the driver that comes; the answer is `true`.
-    pub fn announce(&self) -> bool {
-        let can = self.shared.lock().as_ref().is_none_or(|d| d.can_announce);
-        if can {
-            self.shared.set_status(STATUS_ANNOUNCE, true);
-            self.shared.tell_config_changed();
-        }
-        can
+    /// Tells the network once where the guest is: see [`Announcer`](super::Announcer). Nothing for a
+    /// card that no driver uses or whose guest is paused, since nobody would answer.
+    pub fn announce(&self) {
+        self.shared.announce();
+    }
+
+    /// Whether a driver uses the card, of a guest that is not paused.
+    pub fn is_active(&self) -> bool {
+        self.shared.lock().is_some()
+    }
+
+    /// When the guest's first frame since it was last resumed left; announcements that the card
+    /// makes itself are none.
+    pub fn first_frame(&self) -> Option<Instant> {
+        self.shared.first_frame.at()
     }
 }

@@ -1,7 +1,7 @@
 //! A tap on the host, one file per queue.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::config::{HEADER_BYTES, MAX_QUEUE_PAIRS, NetConfig};
@@ -165,6 +165,11 @@ impl TapQueue {
     /// Says which packets the guest takes unfinished.
     pub(super) fn set_offload(&self, bits: u32) -> io::Result<()> {
         tap_ioctl::set_offload(self.as_fd(), bits)
+    }
+
+    /// Sends a frame that is not in guest memory, behind its header.
+    pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
+        (&self.file).write(packet).map(|_| ())
     }
 
     /// Lets the queue take part in traffic, or not. It must not be so already.

@@ -1,6 +1,8 @@
 //! The card driven through its rings: against a packet socket that stands in for the tap, against
 //! drivers that break the rules, and against a real tap in a network namespace.
 
+mod announce;
+
 use std::fs::File;
 use std::io;
 use std::net::UdpSocket;
@@ -381,33 +383,6 @@ fn a_link_that_is_down_drops_both_ways_and_the_driver_is_told() {
     assert_eq!((rig.status(), rig.interrupt.config_count()), (1, 2));
     far.send(&packet(&frame(60, 1))).unwrap();
     assert_eq!(rig.receive().0, frame(60, 1));
-}
-
-#[test]
-fn an_announcement_is_asked_for_until_the_driver_answers() {
-    let (mut rig, _far) = Rig::stand_in(MERGEABLE);
-    let handle = rig.device.handle();
-    assert!(handle.announce());
-    assert_eq!((rig.status(), rig.interrupt.config_count()), (3, 1));
-    // Not answered yet: it goes along with the state.
-    let queues = rig.device.quiesce();
-    let record = rig.device.save();
-    let (mut other, _far) = Rig::stand_in(MERGEABLE);
-    other.device.quiesce();
-    other.device.restore(&record).unwrap();
-    assert_eq!(other.status(), 3);
-    let queues_of_other = other.queues();
-    other.activate(queues_of_other);
-    assert_eq!(other.interrupt.config_count(), 1);
-    let (class, command) = (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK);
-    assert_eq!(other.command(class, command, &[]), VIRTIO_NET_OK as u8);
-    assert_eq!(other.status(), 1);
-    // A driver that cannot is not asked.
-    rig.features = 1 << VIRTIO_NET_F_STATUS;
-    rig.activate(queues);
-    assert_eq!(rig.status(), 1);
-    assert!(!handle.announce());
-    assert_eq!(rig.status(), 1);
 }
 
 #[test]

@@ -106,6 +106,7 @@ impl TxWorker {
         let sent = (is_frame && self.shared.link_up()).then(|| self.write());
         let counters = &self.shared.counters;
         if let Some(Ok(())) = sent {
+            self.shared.first_frame.sent();
             add(&counters.tx_packets, 1);
             add(&counters.tx_bytes, len - HEADER_BYTES as u64);
         } else {

@@ -8,7 +8,10 @@
 //!   emulated host cannot be had.
 //! - `GODWIT_NESTED_VMM=qemu`: run the steps under the QEMU that is carried in, to
 //!   tell a fault of the harness from one of Godwit.
-//! - `GODWIT_NESTED_ONLY`: run only the steps whose name contains this.
+//! - `GODWIT_NESTED_ONLY`: run only the steps whose name contains this, as in `2 CPUs moves`.
+//! - `GODWIT_NESTED_MOVES`: how often the guest under load moves in each mode, 2 unless said otherwise.
+
+mod load;
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -19,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use godwit_chaos_tests::nested::vmm::{self, GODWIT};
 use godwit_chaos_tests::nested::{
-    Assets, AssetsError, Carried, Guest, GuestSpec, Host, HostError, HostSpec, Vmm, Work, external,
+    Assets, AssetsError, Carried, Guest, GuestSpec, Host, HostError, HostSpec, Load, StressNg, Vmm,
+    Work, external,
 };
 
 const BOOT: Duration = Duration::from_secs(120);
@@ -33,7 +37,7 @@ const BUILD: Duration = Duration::from_secs(1800);
 type StepResult<T = ()> = Result<T, Box<dyn Error>>;
 type Step = fn(&Host, Vmm, u32) -> StepResult;
 
-const STEPS: [(&str, Step); 5] = [
+const STEPS: [(&str, Step); 6] = [
     ("does disk and network I/O and powers off", does_io),
     ("answers a shell on its console", answers_a_shell),
     ("reboots inside the same process", reboots),
@@ -42,12 +46,14 @@ const STEPS: [(&str, Step); 5] = [
         "moves to another process and goes on",
         moves_to_another_process,
     ),
+    (load::NAME, load::moves_under_load),
 ];
 
 #[test]
 fn a_stock_debian_guest_runs_reboots_and_survives_a_snapshot_with_one_and_two_cpus() {
-    let assets = match Assets::fetch() {
-        Ok(assets) => assets,
+    let fetched = Assets::fetch().and_then(|assets| Ok((assets, StressNg::fetch()?)));
+    let (assets, stress) = match fetched {
+        Ok(fetched) => fetched,
         Err(AssetsError::Unavailable(reason)) => return skipped(&reason),
         Err(error) => panic!("{}", chain(&error)),
     };
@@ -57,6 +63,13 @@ fn a_stock_debian_guest_runs_reboots_and_survives_a_snapshot_with_one_and_two_cp
         _ => Vmm::Godwit,
     };
     let mut spec = HostSpec::new("stock-debian");
+    // One that busy guests leave to the program that moves them.
+    spec.cpus = 3;
+    spec.lifetime += load::longest();
+    spec.content.load = Some(Load {
+        stress,
+        numbered: env!("CARGO_BIN_EXE_numbered").into(),
+    });
     match vmm {
         Vmm::Qemu => spec.content.qemu = true,
         Vmm::Godwit => {
@@ -114,7 +127,7 @@ fn chosen_steps() -> VecDeque<(u32, &'static str, Step)> {
     let chosen: VecDeque<_> = [1, 2]
         .into_iter()
         .flat_map(|cpus| STEPS.map(|(name, step)| (cpus, name, step)))
-        .filter(|(_, name, _)| name.contains(&only))
+        .filter(|(cpus, name, _)| format!("{cpus} CPUs {name}").contains(&only))
         .collect();
     assert!(
         !chosen.is_empty(),
@@ -218,7 +231,7 @@ fn moves_to_another_process(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
     let spec = GuestSpec::new("mover", cpus, Work::Counter);
     let mut guest = start(host, vmm, &spec)?;
     guest.console.await_line("L2-COUNT 5 ", STEP)?;
-    let (source, mut guest, receipt) = guest.migrate()?;
+    let (source, mut guest, receipt) = guest.migrate("")?;
     ensure(receipt.contains("\"completed\""), || receipt.clone())?;
     let before = counts(&source.console.output());
     let last = *before.last().ok_or("nothing was counted")?;
