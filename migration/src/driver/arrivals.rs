@@ -1,10 +1,14 @@
 //! What the target's driver hears, and from whom: links come and go, and each has a number.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use godwit_proto::migrate::FromSource;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::MAX_HEARD;
+use super::hello::settle;
 use super::pages::Destination;
 use super::target::Prepared;
 use crate::target::Event;
@@ -26,10 +30,56 @@ pub(super) enum Happening {
     Link(Box<TargetLink>),
 }
 
+/// What was heard of the source and waits for the machine. Whoever reads from the source waits while
+/// it is too much, and QUIC's windows with him; what one read brings is heard in any case.
+pub(super) struct Heard {
+    happenings: mpsc::UnboundedReceiver<Happening>,
+    backlog: Arc<Backlog>,
+}
+
+/// The end of [`Heard`] at which it comes in.
+#[derive(Clone)]
+pub(super) struct Told {
+    sender: mpsc::UnboundedSender<Happening>,
+    backlog: Arc<Backlog>,
+}
+
+#[derive(Default)]
+struct Backlog {
+    waiting: AtomicUsize,
+    room: Notify,
+}
+
+/// Both ends of what is heard of a source.
+pub(super) fn hearing() -> (Told, Heard) {
+    let (sender, happenings) = mpsc::unbounded_channel();
+    let backlog = Arc::<Backlog>::default();
+    let told = Told {
+        sender,
+        backlog: backlog.clone(),
+    };
+    let heard = Heard {
+        happenings,
+        backlog,
+    };
+    (told, heard)
+}
+
+impl Heard {
+    /// The next of it; `None` when nobody can tell any more.
+    pub(super) async fn next(&mut self) -> Option<Happening> {
+        let happening = self.happenings.recv().await?;
+        if self.backlog.waiting.fetch_sub(1, Ordering::AcqRel) == MAX_HEARD {
+            self.backlog.room.notify_waiters();
+        }
+        Some(happening)
+    }
+}
+
 /// A way to tell the driver what happened on a link.
 #[derive(Clone)]
 pub(super) struct Events {
-    pub(super) sender: mpsc::UnboundedSender<Happening>,
+    pub(super) told: Told,
     /// The link's.
     pub(super) number: u64,
     pub(super) peer: Peer,
@@ -37,8 +87,21 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn tell(&self, happening: Happening) {
+        self.told.backlog.waiting.fetch_add(1, Ordering::AcqRel);
         // Without a receiver the migration is over.
-        let _ = self.sender.send(happening);
+        let _ = self.told.sender.send(happening);
+    }
+
+    /// Waits until the machine has caught up with what was told.
+    pub(super) async fn room(&self) {
+        let backlog = &self.told.backlog;
+        loop {
+            let room = backlog.room.notified();
+            if backlog.waiting.load(Ordering::Acquire) < MAX_HEARD {
+                return;
+            }
+            room.await;
+        }
     }
 
     /// Closes the link, on which nonsense came; the source may make another one.
@@ -54,7 +117,11 @@ pub(super) async fn await_again(mut receiver: Receiver, sender: mpsc::UnboundedS
     const PATIENCE: Duration = Duration::from_secs(3600);
     loop {
         match receiver.accept_resumed(PATIENCE).await {
-            Ok(link) => {
+            Ok(mut link) => {
+                if let Err(error) = settle(&mut link.control).await {
+                    tracing::debug!(%error, "the source came again and did not greet");
+                    continue;
+                }
                 if sender.send(Happening::Link(Box::new(link))).is_err() {
                     return;
                 }
@@ -71,6 +138,7 @@ pub(super) async fn await_again(mut receiver: Receiver, sender: mpsc::UnboundedS
 /// Turns what the source says into events, until the link ends.
 pub(super) async fn listen(mut control: FrameReceiver, events: Events) {
     loop {
+        events.room().await;
         let event = match control.next().await {
             Ok(frame) => match FromSource::from_frame(&frame) {
                 Ok(message) => Event::Control(message),
@@ -79,10 +147,16 @@ pub(super) async fn listen(mut control: FrameReceiver, events: Events) {
                     return events.tell(events.link_is_useless());
                 }
             },
-            Err(TransportError::Closed {
-                code: CloseCode::Done,
-                ..
-            }) => return events.tell(Happening::Closed(events.number)),
+            Err(
+                TransportError::Closed {
+                    code: CloseCode::Done,
+                    ..
+                }
+                | TransportError::StreamEnded {
+                    code: CloseCode::Done,
+                    ..
+                },
+            ) => return events.tell(Happening::Closed(events.number)),
             Err(error) => {
                 tracing::debug!(%error, "the link to the source has ended");
                 Event::LinkLost

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use godwit_proto::migrate::FromTarget;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout_at};
 
 use crate::source::Event;
@@ -19,7 +19,7 @@ const SLACK: Duration = Duration::from_millis(500);
 /// At the source: waits for the target's last word among what comes, of which `of_link` picks what the
 /// target says. `None` when it does not come, has nothing to tell, or cannot be true.
 pub(super) async fn heard<T>(
-    inbox: &mut UnboundedReceiver<T>,
+    inbox: &mut Receiver<T>,
     of_link: impl Fn(T) -> Option<Event>,
 ) -> Option<Duration> {
     heard_within(WATCH + SLACK, inbox, of_link).await
@@ -27,7 +27,7 @@ pub(super) async fn heard<T>(
 
 async fn heard_within<T>(
     patience: Duration,
-    inbox: &mut UnboundedReceiver<T>,
+    inbox: &mut Receiver<T>,
     of_link: impl Fn(T) -> Option<Event>,
 ) -> Option<Duration> {
     let deadline = Instant::now() + patience;
@@ -49,7 +49,7 @@ async fn heard_within<T>(
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::sync::mpsc::channel;
 
     use super::*;
 
@@ -68,9 +68,9 @@ mod tests {
             (vec![said(Some(3_000_000_000))], None),
             (vec![Event::LinkLost, said(Some(7))], None),
         ] {
-            let (sender, mut inbox) = unbounded_channel();
+            let (sender, mut inbox) = channel(8);
             for event in &events {
-                sender.send(event.clone()).unwrap();
+                sender.try_send(event.clone()).unwrap();
             }
             assert_eq!(heard(&mut inbox, Some).await, expected, "{events:?}");
         }
@@ -78,8 +78,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_target_that_says_nothing_or_something_else_is_not_waited_for_for_ever() {
-        let (sender, mut inbox) = unbounded_channel();
-        sender.send(Event::Control(FromTarget::Complete)).unwrap();
+        let (sender, mut inbox) = channel(8);
+        let complete = Event::Control(FromTarget::Complete);
+        sender.try_send(complete).unwrap();
         // The sender lives: the link is up.
         let patience = Duration::from_millis(30);
         assert_eq!(heard_within(patience, &mut inbox, Some).await, None);

@@ -16,12 +16,14 @@ mod arrivals;
 mod fault_around;
 mod fault_stream;
 mod first_frame;
+mod hello;
 mod pages;
 mod rounds;
 mod source;
 mod target;
 mod verify;
 
+pub use hello::settle;
 pub use source::{Controls, SourceGuest, Way, migrate};
 pub use target::{FirstFrame, Prepared, TargetHost, Watched, receive};
 
@@ -31,6 +33,9 @@ use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::migrate::Offer;
 
 use crate::page::DigestSeed;
+
+/// Messages and batches of a peer that wait for the machine. One that sends more waits, as QUIC has it.
+const MAX_HEARD: usize = 64;
 
 /// The seed of a migration's digests: of its id, which is random and which no guest learns, or the one that
 /// the source has used since the guest came to it (MIG-79).

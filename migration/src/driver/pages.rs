@@ -73,6 +73,7 @@ impl Reader {
     pub(super) async fn serve_bulk(mut self, mut bulk: BulkReceiver) {
         let mut buffer = vec![0; READ_BYTES];
         loop {
+            self.events.room().await;
             let read = match bulk.read(&mut buffer).await {
                 Ok(0) => return,
                 Ok(read) => read,
@@ -92,6 +93,7 @@ impl Reader {
     /// Reads the fault stream to its end. A page that somebody waits for is installed right here.
     pub(super) async fn serve_faults(mut self, mut frames: FrameReceiver) {
         loop {
+            self.events.room().await;
             let applied = match frames.next().await {
                 Ok(frame) if frame.kind == FrameKind::Pages => {
                     match self.faults.at(self.step()).await {

@@ -12,8 +12,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use super::fault_stream::FaultStream;
+use super::hello::settle;
 use super::rounds::Rounds;
-use super::{coded, digest_seed, first_frame, verify};
+use super::{MAX_HEARD, coded, digest_seed, first_frame, verify};
 use crate::PageSet;
 use crate::fault::Faults;
 use crate::options::{self, Options};
@@ -50,6 +51,9 @@ pub struct Controls {
     pub faults: Faults,
 }
 
+/// How long the target has to take what was said last.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -79,6 +83,7 @@ pub async fn migrate(
 ) -> Receipt {
     let begin = Instant::now();
     let (sender, mut inbox) = mpsc::unbounded_channel();
+    let (said, mut heard) = mpsc::channel(MAX_HEARD);
     let digests = guest
         .had
         .clone()
@@ -94,6 +99,7 @@ pub async fn migrate(
         guest,
         way,
         sender,
+        said,
         live: None,
         number: 0,
         redialling: None,
@@ -110,6 +116,7 @@ pub async fn migrate(
             .map_or(begin + Duration::from_secs(86_400), |at| begin + at);
         let happening = tokio::select! {
             happening = inbox.recv() => happening.expect("the driver holds a sender"),
+            Some(happening) = heard.recv() => happening,
             // Read here and not by a task of its own: a vCPU waits.
             event = driver.next_request() => Happening::Event(event),
             () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
@@ -137,7 +144,7 @@ pub async fn migrate(
             Happening::FromLink(number, event) if number == driver.number => Some(event),
             _ => None,
         };
-        if let Some(after_resume) = first_frame::heard(&mut inbox, of_link).await {
+        if let Some(after_resume) = first_frame::heard(&mut heard, of_link).await {
             receipt.note_first_frame(after_resume);
         }
     }
@@ -155,11 +162,11 @@ enum Happening {
 }
 
 /// Turns what the target says into events, until the link ends.
-async fn listen(mut control: FrameReceiver, number: u64, sender: mpsc::UnboundedSender<Happening>) {
+async fn listen(mut control: FrameReceiver, number: u64, sender: mpsc::Sender<Happening>) {
     loop {
         let event = from_target(control.next().await);
         let over = matches!(event, Event::LinkLost);
-        let told = sender.send(Happening::FromLink(number, event));
+        let told = sender.send(Happening::FromLink(number, event)).await;
         if told.is_err() || over {
             return;
         }
@@ -200,6 +207,8 @@ struct Driver {
     compression: Compression,
     way: Way,
     sender: mpsc::UnboundedSender<Happening>,
+    /// For what the target says.
+    said: mpsc::Sender<Happening>,
     live: Option<Live>,
     /// The number of the last link.
     number: u64,
@@ -239,7 +248,7 @@ impl Driver {
             faults: FaultStream::new(link.fault.sender, &self.sent),
             requests: Some(link.fault.receiver),
             peer: link.peer,
-            listener: tokio::spawn(listen(control, self.number, self.sender.clone())),
+            listener: tokio::spawn(listen(control, self.number, self.said.clone())),
         });
     }
 
@@ -276,10 +285,13 @@ impl Driver {
             // Ends with the migration, whose recovery window bounds it.
             loop {
                 match dialer.resume(address).await {
-                    Ok(link) => {
-                        let _ = sender.send(Happening::Link(Box::new(link)));
-                        return;
-                    }
+                    Ok(mut link) => match settle(&mut link.control).await {
+                        Ok(_) => {
+                            let _ = sender.send(Happening::Link(Box::new(link)));
+                            return;
+                        }
+                        Err(error) => tracing::debug!(%error, "the target does not greet"),
+                    },
                     Err(error) => tracing::debug!(%error, "the target cannot be reached"),
                 }
                 tokio::time::sleep(REDIAL_PAUSE).await;
@@ -292,9 +304,11 @@ impl Driver {
         if let Some(redialling) = self.redialling.take() {
             redialling.abort();
         }
-        if let Some(live) = self.live.take() {
+        if let Some(mut live) = self.live.take() {
             live.listener.abort();
             live.rounds.stop_sending();
+            // Else the reason might be lost with the link.
+            live.control.finish_within(LAST_WORDS).await;
             live.peer
                 .close(CloseCode::Done, "the migration is over")
                 .await;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
-use super::arrivals::{Events, Happening, await_again, listen};
+use super::arrivals::{Events, Happening, Told, await_again, hearing, listen};
 use super::fault_around::FaultAround;
 use super::first_frame::WATCH;
 use super::pages::{Destination, Reader};
@@ -72,7 +72,8 @@ pub struct Watched {
 const GOODBYE: Duration = Duration::from_secs(4);
 
 /// Takes the guest over that `link` brings, and tells what became of it. It runs here exactly when that is
-/// [`Outcome::Completed`]. A source that lost its link comes again through `receiver`.
+/// [`Outcome::Completed`]. A source that lost its link comes again through `receiver`. When `cancelled`
+/// ends before the guest is ready to run here, it stays with the source.
 ///
 /// Needs tokio's multi-threaded runtime. Returns when the source knows how it ended, or cannot be
 /// told any more; the host learns everything as it happens.
@@ -82,14 +83,17 @@ pub async fn receive(
     host: Arc<dyn TargetHost>,
     limits: Limits,
     mut watched: Watched,
+    cancelled: impl Future<Output = ()>,
 ) -> Outcome {
     let begin = Instant::now();
     let (sender, mut inbox) = mpsc::unbounded_channel();
+    let (told, mut heard) = hearing();
     let door = tokio::spawn(await_again(receiver, sender.clone()));
     let mut machine = Target::start(limits, begin.elapsed());
     let mut driver = Driver {
         host,
         sender,
+        told,
         live: None,
         number: 0,
         lost: None,
@@ -104,12 +108,15 @@ pub async fn receive(
     };
     driver.connect(link);
     let mut ended = false;
+    tokio::pin!(cancelled);
+    let mut cancellable = true;
     while !machine.is_finished() {
         let due = machine
             .deadline()
             .map_or(begin + Duration::from_secs(86_400), |at| begin + at);
         let happening = tokio::select! {
             happening = inbox.recv() => happening.expect("the driver holds a sender"),
+            Some(happening) = heard.next() => happening,
             () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
             changed = watched.ended.changed(), if !ended => {
                 ended = true;
@@ -117,6 +124,10 @@ pub async fn receive(
                     continue;
                 }
                 Happening::Event(Event::GuestEnded)
+            }
+            () = &mut cancelled, if cancellable => {
+                cancellable = false;
+                Happening::Event(Event::Cancel)
             }
         };
         driver.take(happening, &mut machine, begin.elapsed()).await;
@@ -127,6 +138,7 @@ pub async fn receive(
     while let Some(until) = driver.awaits_source(limits.recovery_window) {
         let happening = tokio::select! {
             happening = inbox.recv() => happening.expect("the driver holds a sender"),
+            Some(happening) = heard.next() => happening,
             () = sleep_until(TokioInstant::from_std(until)) => break,
         };
         if matches!(happening, Happening::Closed(number) if number == driver.number) {
@@ -161,6 +173,8 @@ struct Live {
 struct Driver {
     host: Arc<dyn TargetHost>,
     sender: mpsc::UnboundedSender<Happening>,
+    /// For what comes of the source.
+    told: Told,
     live: Option<Live>,
     /// The number of the last link.
     number: u64,
@@ -223,7 +237,12 @@ impl Driver {
 
     async fn carry_out(&mut self, commands: Vec<Command>) {
         for command in commands {
-            let tell = |event| self.tell(Happening::Event(event));
+            let tell = |event| {
+                self.tell(match event {
+                    Event::LinkLost => Happening::FromLink(self.number, Event::LinkLost),
+                    event => Happening::Event(event),
+                });
+            };
             let Some(command) = self.faults.before(command, tell).await else {
                 continue;
             };
@@ -306,7 +325,7 @@ impl Driver {
     fn connect(&mut self, link: TargetLink) {
         self.number += 1;
         let events = Events {
-            sender: self.sender.clone(),
+            told: self.told.clone(),
             number: self.number,
             peer: link.peer.clone(),
         };

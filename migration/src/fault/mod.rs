@@ -78,24 +78,24 @@ impl Faults {
 
     /// Lets a fault strike that is due before `command`. What is returned is to be carried out; when
     /// nothing is, the command has failed and the machine was told, if it is ever told.
-    pub(crate) async fn before<C: Struck>(
-        &self,
-        command: C,
-        tell: impl FnOnce(C::Event),
-    ) -> Option<C> {
+    pub(crate) async fn before<C: Struck>(&self, command: C, tell: impl Fn(C::Event)) -> Option<C> {
         if self.0.is_none() {
             return Some(command);
         }
         let Some(step) = command.step() else {
             return Some(command);
         };
-        let Err(error) = self.at(step).await else {
-            return Some(command);
-        };
-        if let Some(event) = command.failed(error) {
-            tell(event);
+        for strike in self.due(step) {
+            if strike.fault == Fault::Cancel {
+                tell(C::CANCELLED);
+            } else if let Err(error) = self.strike(strike).await {
+                if let Some(event) = command.failed(error) {
+                    tell(event);
+                }
+                return None;
+            }
         }
-        None
+        Some(command)
     }
 
     /// Lets a fault strike that is due at `step`.
@@ -103,21 +103,26 @@ impl Faults {
     /// # Errors
     /// The step is to fail.
     pub(crate) async fn at(&self, step: Step) -> Result<(), CodedError> {
-        let Some(plan) = &self.0 else {
-            return Ok(());
-        };
-        for awaited in plan.awaited.iter().filter(|a| a.injection.step == step) {
-            let taken = awaited.taken.fetch_add(1, Ordering::Relaxed);
-            if taken.checked_add(1) == Some(awaited.injection.occurrence.get()) {
-                tracing::warn!(fault = %awaited.injection, "a fault is injected");
-                plan.strike(awaited.injection).await?;
-            }
+        for strike in self.due(step) {
+            self.strike(strike).await?;
         }
         Ok(())
     }
-}
 
-impl Plan {
+    /// What strikes at `step`, which is taken once more.
+    fn due(&self, step: Step) -> Vec<Injection> {
+        let awaited = self.0.iter().flat_map(|plan| &plan.awaited);
+        let taken = awaited.filter(|a| a.injection.step == step).filter(|a| {
+            let before = a.taken.fetch_add(1, Ordering::Relaxed);
+            before.checked_add(1) == Some(a.injection.occurrence.get())
+        });
+        let due: Vec<_> = taken.map(|awaited| awaited.injection).collect();
+        for injection in &due {
+            tracing::warn!(fault = %injection, "a fault is injected");
+        }
+        due
+    }
+
     async fn strike(&self, injection: Injection) -> Result<(), CodedError> {
         let failed = |code, errno: Errno| {
             let error = io::Error::from(errno);
@@ -137,9 +142,13 @@ impl Plan {
                 Ok(())
             }
             Fault::Cut(time) => {
-                self.cable.cut(time);
+                if let Some(plan) = &self.0 {
+                    plan.cable.cut(time);
+                }
                 Ok(())
             }
+            // Told by who knows the machine.
+            Fault::Cancel => Ok(()),
             Fault::Kill => {
                 let _ = kill_process(getpid(), Signal::KILL);
                 // Until the kernel has got round to it.
@@ -151,6 +160,8 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
     use crate::source::{Command, Event, Step as Failing};
 
@@ -161,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn a_fault_strikes_the_step_that_it_names_and_only_once() {
         let faults = faults(&["source:collect-dirty@2=error"]);
-        let mut told = Vec::new();
+        let told = RefCell::new(Vec::new());
         let commands = [
             Command::StartDirtyLog,
             Command::CollectDirty,
@@ -170,16 +181,28 @@ mod tests {
         ];
         let mut carried_out = Vec::new();
         for command in commands {
-            let left = faults.before(command, |event| told.push(event)).await;
+            let left = faults
+                .before(command, |event| told.borrow_mut().push(event))
+                .await;
             carried_out.push(left.is_some());
         }
         assert_eq!(carried_out, [true, true, false, true]);
-        let [Event::Failed { step, error }] = &told[..] else {
+        let [Event::Failed { step, error }] = &told.borrow()[..] else {
             panic!("{told:?}");
         };
         assert_eq!(*step, Failing::CollectDirty);
         assert!(error.to_string().contains("source:collect-dirty"));
         assert!(faults.missed().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_step_is_taken_after_the_machine_has_heard_of_it() {
+        let faults = faults(&["source:pause-guest=cancel"]);
+        let told = RefCell::new(Vec::new());
+        let tell = |event| told.borrow_mut().push(event);
+        let left = faults.before(Command::PauseGuest, tell).await;
+        assert_eq!(left, Some(Command::PauseGuest));
+        assert!(matches!(told.borrow()[..], [Event::Cancel]));
     }
 
     #[tokio::test]

@@ -19,6 +19,8 @@ pub enum Fault {
     DiskFull,
     /// The step fails as when there is no memory.
     OutOfMemory,
+    /// Whoever asked for the migration wants it to stop.
+    Cancel,
     /// This side stands still for so long, then takes the step.
     Delay(Duration),
     /// Nothing goes out or comes in any more, and nobody is told; for so long, or for good.
@@ -33,6 +35,7 @@ impl Fault {
         "error",
         "disk-full",
         "out-of-memory",
+        "cancel",
         "delay:TIME",
         "cut[:TIME]",
         "kill",
@@ -51,6 +54,7 @@ impl fmt::Display for Fault {
             Self::Error => f.write_str("error"),
             Self::DiskFull => f.write_str("disk-full"),
             Self::OutOfMemory => f.write_str("out-of-memory"),
+            Self::Cancel => f.write_str("cancel"),
             Self::Delay(time) => write!(f, "delay:{}ms", time.as_millis()),
             Self::Cut(None) => f.write_str("cut"),
             Self::Cut(Some(time)) => write!(f, "cut:{}ms", time.as_millis()),
@@ -71,6 +75,7 @@ impl FromStr for Fault {
             ("error", None) => Ok(Self::Error),
             ("disk-full", None) => Ok(Self::DiskFull),
             ("out-of-memory", None) => Ok(Self::OutOfMemory),
+            ("cancel", None) => Ok(Self::Cancel),
             ("delay", Some(time)) => Ok(Self::Delay(duration(time)?)),
             ("cut", time) => Ok(Self::Cut(time.map(duration).transpose()?)),
             ("kill", None) => Ok(Self::Kill),
@@ -137,6 +142,12 @@ impl FromStr for Injection {
                 step: injection.step,
             });
         }
+        let beside = matches!(injection.step, Step::ApplyBatch | Step::InstallPages);
+        if injection.fault == Fault::Cancel && beside {
+            return Err(PlanError::NotThere {
+                step: injection.step,
+            });
+        }
         Ok(injection)
     }
 }
@@ -168,6 +179,12 @@ pub enum PlanError {
         /// What was given.
         time: String,
     },
+    /// The step is done beside the machine, which cannot be cancelled there.
+    #[error("a cancel cannot come at {step}; use a step before or after it")]
+    NotThere {
+        /// Which.
+        step: Step,
+    },
     /// The step has no way to fail.
     #[error("{step} cannot fail; it can be delayed, the link cut there, the process killed")]
     CannotFail {
@@ -196,6 +213,7 @@ mod tests {
             "target:apply-batch@2=cut:1500ms",
             "target:prepare@1=out-of-memory",
             "source:save-state@1=disk-full",
+            "source:save-state@1=cancel",
             "target:finish@1=kill",
         ] {
             let injection: Injection = text.parse().unwrap();
@@ -231,6 +249,12 @@ mod tests {
                 "{text}"
             );
         }
+        assert_eq!(
+            error("target:apply-batch=cancel"),
+            PlanError::NotThere {
+                step: Step::ApplyBatch
+            }
+        );
         assert_eq!(
             error("target:commit=error"),
             PlanError::CannotFail { step: Step::Commit }

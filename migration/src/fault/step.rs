@@ -208,12 +208,17 @@ pub(crate) trait Struck: Sized {
     /// Which step it is. `None`: a sign of life, which belongs to no step.
     fn step(&self) -> Option<Step>;
 
+    /// What a machine is told when its user wants it to stop.
+    const CANCELLED: Self::Event;
+
     /// What the machine is told of its failure; `None` when it is told nothing.
     fn failed(&self, error: CodedError) -> Option<Self::Event>;
 }
 
 impl Struck for source::Command {
     type Event = source::Event;
+
+    const CANCELLED: source::Event = source::Event::Cancel;
 
     fn step(&self) -> Option<Step> {
         Some(match self {
@@ -277,6 +282,8 @@ fn said_by_source(message: &FromSource) -> Option<Step> {
 
 impl Struck for target::Command {
     type Event = target::Event;
+
+    const CANCELLED: target::Event = target::Event::Cancel;
 
     fn step(&self) -> Option<Step> {
         Some(match self {

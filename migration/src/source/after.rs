@@ -144,7 +144,10 @@ impl After {
             FromTarget::NotStarted { epoch, error }
                 if epoch == core.offer.epoch && core.times.resumed.is_none() =>
             {
-                return core.finish(Outcome::NeverStarted(error));
+                // It goes on here, with all its time.
+                core.set_throttle(0);
+                let never = CodedError::from_error(ErrorCode::NeverStarted, &error);
+                return core.finish(Outcome::NeverStarted(never));
             }
             FromTarget::PageRequest(run) => {
                 let plan = self.plan.as_mut();

@@ -97,6 +97,13 @@ impl FrameSender {
         let _ = self.stream.finish();
     }
 
+    /// Says that no frame follows, and waits, at most `wait`, until the peer's QUIC has all of them.
+    pub async fn finish_within(&mut self, wait: Duration) {
+        self.finish();
+        // A peer that does not take them finds out by itself.
+        let _ = timeout(wait, self.stream.stopped()).await;
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
         let phase = self.phase;
         if self.broken {

@@ -4,19 +4,21 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use godwit_migration::fault::Side;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::migrate::Mode;
 use godwit_proto::process::{Compression, MigrateRequest, TimeoutAction};
 use serde_json::Value;
 
+use super::chaos;
 use super::guest_args::Size;
 use super::output::Output;
-use crate::guest_process::client::Client;
+use crate::guest_process::client::{Client, ClientError};
 
 /// How often progress is asked for.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -92,6 +94,11 @@ pub(super) struct Migrate {
     /// Write the receipt to stdout as JSON
     #[arg(long)]
     json: bool,
+    /// Have the migration fail at a step of the source, if the guest was started with --chaos; may be
+    /// repeated
+    #[arg(long, value_name = "STEP[@N]=FAULT")]
+    #[arg(help_heading = chaos::HEADING, long_help = chaos::inject_help(Side::Source))]
+    inject: Vec<String>,
 }
 
 /// How a guest is moved.
@@ -186,14 +193,18 @@ impl Migrate {
             asked_by: std::env::var("USER").unwrap_or_default(),
             why: self.why.clone(),
         };
-        let over = AtomicBool::new(false);
+        if !self.inject.is_empty() {
+            let injected = client.inject_faults(&self.inject);
+            injected.map_err(|error| error.coded())?;
+        }
+        let (over, under_way) = mpsc::channel();
         let migrated = thread::scope(|scope| {
-            scope.spawn(|| show_progress(&mut watcher, &over));
+            scope.spawn(move || show_progress(&mut watcher, &under_way));
             let migrated = client.migrate(request);
-            over.store(true, Ordering::Release);
+            drop(over);
             migrated
         });
-        let (moved, receipt) = migrated.map_err(|error| error.coded())?;
+        let (moved, receipt) = migrated.map_err(|error| lost(&error))?;
         let receipt: Value = serde_json::from_str(&receipt)
             .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
         if self.json {
@@ -223,11 +234,23 @@ impl Migrate {
     }
 }
 
-/// Shows how far it has come until `over`.
-fn show_progress(client: &mut Client, over: &AtomicBool) {
+/// Why there is no receipt. A guest process that died may have given the guest up before.
+fn lost(error: &ClientError) -> CodedError {
+    match error {
+        ClientError::Connection(error) => CodedError::new(
+            ErrorCode::Unconfirmed,
+            format!("the guest's process was lost while it was moved: {error}"),
+        )
+        .with_fix("see at the target whether the guest runs before starting it anywhere"),
+        other => other.coded(),
+    }
+}
+
+/// Shows how far it has come until the other end of `under_way` is gone.
+fn show_progress(client: &mut Client, under_way: &Receiver<()>) {
     let mut stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
-    while !over.load(Ordering::Acquire) {
+    loop {
         if let Ok(Some(progress)) = client.migration_progress()
             && let Ok(progress) = serde_json::from_str::<Value>(&progress)
             && terminal
@@ -235,7 +258,9 @@ fn show_progress(client: &mut Client, over: &AtomicBool) {
             let _ = write!(stderr, "\r\x1b[K{}", line(&progress));
             let _ = stderr.flush();
         }
-        thread::sleep(PROGRESS_EVERY);
+        if under_way.recv_timeout(PROGRESS_EVERY) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
     }
     if terminal {
         let _ = write!(stderr, "\r\x1b[K");

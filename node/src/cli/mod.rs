@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, everything else to stderr; an error is one line with cause
 //! and fix.
 
+mod chaos;
 mod guest_args;
 mod inspect;
 mod keep_memory;

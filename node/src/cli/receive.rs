@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use godwit_migration::fault::Side;
 use godwit_proto::process::{DiskOverride, NetOverride};
 
+use super::chaos;
 use super::guest_args::{Assignment, SerialArg};
 use super::run::{ForegroundArgs, KEYS};
 use crate::migrate::{self, Door, Here};
@@ -47,6 +49,13 @@ pub(super) struct Receive {
     /// Another end for the serial port: stdio, null, file:PATH or socket:PATH
     #[arg(long, value_name = "END")]
     serial: Option<SerialArg>,
+    /// Take the guest also when less memory is free here than it may come to use
+    #[arg(long)]
+    overcommit: bool,
+    /// Have the migration fail at a step of the target; may be repeated
+    #[arg(long, value_name = "STEP[@N]=FAULT", requires = "chaos")]
+    #[arg(help_heading = chaos::HEADING, long_help = chaos::inject_help(Side::Target))]
+    inject: Vec<String>,
     #[command(flatten)]
     foreground: ForegroundArgs,
 }
@@ -71,6 +80,7 @@ impl Receive {
                 })
                 .collect(),
             serial: self.serial.as_ref().map(|end| end.0.clone()),
+            overcommit: self.overcommit,
         };
         let door = Door {
             listen: self.listen,
@@ -78,9 +88,12 @@ impl Receive {
             recovery_window: self.recovery_window.map(Duration::from_secs),
         };
         let mut rest = None;
-        let code = self.foreground.execute(|machine| {
+        let code = self.foreground.execute(|machine, signals| {
+            let faults = migrate::fault::plan(&self.inject, Side::Target)?;
             let invite = |address, token: &str| self.invite(address, token);
-            rest = Some(migrate::receive_guest(machine, door, here, invite)?);
+            rest = Some(migrate::receive_guest(
+                machine, door, here, faults, signals, invite,
+            )?);
             Ok(())
         });
         if let Some(rest) = rest {

@@ -37,7 +37,7 @@ impl Restore {
             overrides: self.options.overrides(),
         };
         self.foreground
-            .execute(|machine| machine.restore(&self.dir, &options))
+            .execute(|machine, _signals| machine.restore(&self.dir, &options))
     }
 }
 

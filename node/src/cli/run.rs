@@ -10,6 +10,7 @@ use godwit_proto::process::ExitReason;
 use godwit_vmm::guest::DirtyTracking;
 use tracing::level_filters::LevelFilter;
 
+use super::chaos;
 use super::guest_args::GuestArgs;
 use super::output::{Output, log_to};
 use crate::foreground::Foreground;
@@ -56,7 +57,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(&self) -> ExitCode {
         let spec = self.guest.spec();
-        self.foreground.execute(|machine| machine.create(&spec))
+        self.foreground
+            .execute(|machine, _signals| machine.create(&spec))
     }
 }
 
@@ -102,13 +104,17 @@ pub(super) struct ForegroundArgs {
     /// Write messages to stderr as JSON, one document per line
     #[arg(long)]
     json: bool,
+    /// Let migrations of the guest fail on purpose, and this process be killed for that (see --inject of
+    /// `godwit migrate`)
+    #[arg(long, help_heading = chaos::HEADING)]
+    chaos: bool,
 }
 
 impl ForegroundArgs {
     /// Has `build` make a guest, and runs it to its end.
     pub(super) fn execute(
         &self,
-        build: impl FnOnce(&Arc<Machine>) -> Result<(), CodedError>,
+        build: impl FnOnce(&Arc<Machine>, Signals) -> Result<(), CodedError>,
     ) -> ExitCode {
         log_to(self.log, None);
         let output = Output { json: self.json };
@@ -121,7 +127,7 @@ impl ForegroundArgs {
     fn run(
         &self,
         output: Output,
-        build: impl FnOnce(&Arc<Machine>) -> Result<(), CodedError>,
+        build: impl FnOnce(&Arc<Machine>, Signals) -> Result<(), CodedError>,
     ) -> Result<ExitReason, CodedError> {
         let failed = |error: std::io::Error| CodedError::from_error(ErrorCode::Other, &error);
         let signals = Signals::install().map_err(failed)?;
@@ -129,11 +135,12 @@ impl ForegroundArgs {
             end_on_reset: self.no_reboot,
             attachable: self.socket.is_some(),
             dirty_tracking: self.dirty_log.into(),
+            chaos: self.chaos,
         })
         .map_err(failed)?;
         let socket = self.socket.as_deref().map(Socket::bind).transpose();
         let socket = socket.map_err(|error| error.coded())?;
-        build(&machine)?;
+        build(&machine, signals)?;
         let server = socket.map(|socket| Server::start(socket, machine.clone()));
         let server = server.transpose().map_err(failed)?;
         let foreground = Foreground::new(machine, output, self.snapshot_dir.clone());

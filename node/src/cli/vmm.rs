@@ -10,6 +10,7 @@ use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::process::ExitReason;
 use tracing::level_filters::LevelFilter;
 
+use super::chaos;
 use super::output::{Output, log_to};
 use crate::foreground::signals::Signals;
 use crate::guest_process::machine::{Machine, MachineOptions};
@@ -41,6 +42,9 @@ pub(super) struct Vmm {
     /// End after so long without a guest and without a client
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     idle: u64,
+    /// Let clients have migrations of the guest fail on purpose
+    #[arg(long, help_heading = chaos::HEADING)]
+    chaos: bool,
 }
 
 impl Vmm {
@@ -66,6 +70,7 @@ impl Vmm {
         let machine = Machine::new(MachineOptions {
             end_on_reset: self.no_reboot,
             attachable: true,
+            chaos: self.chaos,
             ..MachineOptions::default()
         })
         .map_err(failed)?;

@@ -245,6 +245,15 @@ impl Client {
         self.done("cancel-migration", &Request::CancelMigration)
     }
 
+    /// Has the next migration meet `faults`, each of the form `source:STEP[@N]=FAULT`.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn inject_faults(&mut self, faults: &[String]) -> Result<(), ClientError> {
+        let faults = faults.to_vec();
+        self.done("inject-faults", &Request::InjectFaults { faults })
+    }
+
     /// The memory and the taps of the guest, which is under way to this process of the same host; or the
     /// memory of one that left by the migration that is returned.
     ///

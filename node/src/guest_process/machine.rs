@@ -17,11 +17,13 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use godwit_migration::fault::{Faults, Side};
 use godwit_migration::report::{Outcome, Progress, Receipt};
+use godwit_migration::transport::{Fingerprint, Token};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
 use godwit_proto::migrate::Mode;
@@ -52,6 +54,8 @@ pub struct MachineOptions {
     pub attachable: bool,
     /// How pages that it writes are found while it moves.
     pub dirty_tracking: DirtyTracking,
+    /// Clients may have its migrations meet faults.
+    pub chaos: bool,
 }
 
 /// The one guest of this process.
@@ -63,6 +67,10 @@ pub struct Machine {
     change: Mutex<()>,
     /// The migration under way, or the one after which the guest is not ours any more.
     migration: Mutex<Migration>,
+    /// What the next migration meets.
+    faults: Mutex<Faults>,
+    /// The certificate by which sources know this process, if it awaited its guest.
+    awaited_as: OnceLock<Fingerprint>,
     /// How the guest came here, if it did and has not tried to leave since.
     arrived: Mutex<Option<Arrived>>,
     /// Raised when the end is complete.
@@ -143,6 +151,8 @@ impl Machine {
             returned: Condvar::new(),
             change: Mutex::new(()),
             migration: Mutex::new(Migration::None),
+            faults: Mutex::new(Faults::default()),
+            awaited_as: OnceLock::new(),
             arrived: Mutex::new(None),
             ended: Flag::new()?,
             ending: watch::Sender::new(false),
@@ -235,7 +245,7 @@ impl Machine {
             // Changes under way come first; later ones see the migration.
             let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
             let mut migration = self.migration();
-            migration.refuse()?;
+            self.refuse_move(&migration, request)?;
             *migration = Migration::UnderWay {
                 local: request.mode == Some(Mode::Local),
                 cancel,
@@ -243,9 +253,17 @@ impl Machine {
             };
         }
         let guest = lease.present().guest.clone();
+        let faults = std::mem::take(&mut *self.faults());
         // What the target has of it holds until pages have gone anywhere.
         let arrived = self.arrived().clone();
-        let moved = migrate::move_guest(guest.clone(), request, arrived, cancelled, progress);
+        let mut moved = migrate::move_guest(
+            guest.clone(),
+            request,
+            arrived,
+            cancelled,
+            progress,
+            &faults,
+        );
         if moved.is_ok() {
             *self.arrived() = None;
         }
@@ -257,10 +275,13 @@ impl Machine {
             Some(Outcome::Completed | Outcome::Unconfirmed(_)) => Migration::GivenAway,
             _ => Migration::None,
         };
-        if let Some(Outcome::NeverStarted(_)) = outcome
+        if let (Some(Outcome::NeverStarted(_)), Ok(receipt)) = (&outcome, &mut moved)
             && let Err(error) = lease.resume()
         {
-            tracing::error!(%error, "the guest that did not start at the target cannot go on here");
+            let stuck = CodedError::from_error(ErrorCode::SourceStuck, &error).with_fix(
+                "it did not start at the target either; resume it here when the cause is gone",
+            );
+            receipt.outcome = Some(Outcome::SourceStuck(stuck));
         }
         if let (Some(Outcome::Completed), Ok(receipt)) = (&outcome, &moved) {
             keep_memory(&guest, receipt, request);
@@ -270,6 +291,46 @@ impl Machine {
             self.end(ExitReason::Migrated);
         }
         moved
+    }
+
+    fn refuse_move(
+        &self,
+        migration: &Migration,
+        request: &MigrateRequest,
+    ) -> Result<(), CodedError> {
+        let already = |text| CodedError::new(ErrorCode::AlreadyMigrating, text);
+        if let Migration::UnderWay { .. } = migration {
+            return Err(already("the guest is being moved already")
+                .with_fix("wait for the end of the migration, or cancel it"));
+        }
+        let token = request.token.trim().parse::<Token>();
+        if token.is_ok_and(|token| self.awaited_as.get() == Some(&token.target)) {
+            return Err(already(
+                "the guest is where it is to go: the token is that of its process",
+            )
+            .with_fix("give the token of another `godwit receive`"));
+        }
+        migration.refuse()
+    }
+
+    /// Tells by which certificate this process is known to the source of its guest.
+    pub fn await_as(&self, certificate: Fingerprint) {
+        // A process awaits one guest in its life.
+        let _ = self.awaited_as.set(certificate);
+    }
+
+    /// Has the next migration meet `faults`.
+    ///
+    /// # Errors
+    /// This process was not started for that, or a fault makes no sense.
+    pub fn inject_faults(&self, faults: &[String]) -> Result<(), CodedError> {
+        if !self.options.chaos {
+            let text = "this process does not take faults: it was not started for chaos testing";
+            return Err(CodedError::new(ErrorCode::WrongState, text)
+                .with_fix("start the guest with --chaos"));
+        }
+        *self.faults() = migrate::fault::plan(faults, Side::Source)?;
+        Ok(())
     }
 
     /// What the process that the guest moves to within this host takes over.
@@ -364,6 +425,7 @@ impl Machine {
                 self.cancel_migration();
                 Ok(())
             }
+            Request::InjectFaults { faults } => self.inject_faults(&faults),
             Request::Stop => return Response::Exited(self.end(ExitReason::Stopped)),
             Request::AttachConsole { .. } | Request::HandOver => Err(CodedError::new(
                 ErrorCode::WrongState,
@@ -571,6 +633,10 @@ impl Machine {
         self.migration
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn arrived(&self) -> MutexGuard<'_, Option<Arrived>> {

@@ -1,6 +1,8 @@
 //! Moving a guest: the engine of `godwit-migration` over the guests of `godwit-vmm`.
 
 mod arrived;
+pub mod fault;
+mod fit;
 mod ports;
 mod source;
 mod target;

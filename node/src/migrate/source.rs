@@ -13,16 +13,15 @@ use godwit_migration::report::{Progress, Receipt};
 use godwit_migration::source::Request;
 use godwit_migration::transport::{Dialer, Token, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::guest::GuestSpec;
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
-use godwit_proto::migrate::{DigestMode, Mode, Offer, OfferedDevice, VERSIONS};
+use godwit_proto::migrate::{DigestMode, Mode, Offer, VERSIONS};
 use godwit_proto::process::{self, MigrateRequest};
 use godwit_proto::record::Record;
 use godwit_vmm::guest::Guest;
 use tokio::sync::watch;
 
 use super::ports::unit_pages;
-use super::{Arrived, GuestPort, LogPort, MemoryPort, runtime};
+use super::{Arrived, GuestPort, LogPort, MemoryPort, fault, fit, runtime};
 
 /// The most bulk streams of a link.
 const MAX_STREAMS: u16 = 16;
@@ -38,6 +37,7 @@ pub fn move_guest(
     arrived: Option<Arrived>,
     cancel: watch::Receiver<bool>,
     progress: watch::Sender<Option<Progress>>,
+    faults: &Faults,
 ) -> Result<Receipt, CodedError> {
     let usage = |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::Usage, error);
     let token: Token = request
@@ -66,6 +66,7 @@ pub fn move_guest(
     let tuning = Tuning {
         bulk_streams: options.streams as u8,
         bandwidth_cap: options.bandwidth_cap,
+        cable: faults.cable(),
         ..Tuning::default()
     };
     let asked = Request {
@@ -90,17 +91,20 @@ pub fn move_guest(
         };
         let dialer = Dialer::new(token, tuning, VERSIONS).map_err(|error| unreachable(&error))?;
         let dialer = Arc::new(dialer);
-        let link = dialer
+        let mut link = dialer
             .open(address)
             .await
             .map_err(|error| unreachable(&error))?;
+        driver::settle(&mut link.control).await?;
         let controls = Controls {
             cancel,
             progress,
-            faults: Faults::default(),
+            faults: faults.clone(),
         };
         let way = Way { dialer, address };
-        Ok(driver::migrate(link, way, ports, offer, options, asked, controls).await)
+        let receipt = driver::migrate(link, way, ports, offer, options, asked, controls).await;
+        fault::report_missed(faults);
+        Ok(receipt)
     })
 }
 
@@ -170,7 +174,7 @@ fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
             .map_err(|error| broken(&error))?,
         pages: guest.ram().bytes() / 4096,
         cpuid: guest.cpuid().to_vec(),
-        devices: devices(spec),
+        devices: fit::devices(spec),
         mode: options.mode,
         digests: if options.compare_memory {
             DigestMode::Switch
@@ -181,27 +185,6 @@ fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
         retained: None,
         local: None,
     })
-}
-
-/// The devices of `spec` in the order of their slots, with their virtio types.
-fn devices(spec: &GuestSpec) -> Vec<OfferedDevice> {
-    // virtio 1.2, section 5.
-    let [net_type, block_type, console_type, rng_type] = [1, 2, 3, 4];
-    let disks = spec.disks.iter().map(|disk| (block_type, disk.id.clone()));
-    let nets = spec.nets.iter().map(|net| (net_type, net.id.clone()));
-    let rng = spec.rng.then(|| (rng_type, "rng".to_owned()));
-    let console = spec
-        .console
-        .is_some()
-        .then(|| (console_type, "console".to_owned()));
-    (1..)
-        .zip(disks.chain(nets).chain(rng).chain(console))
-        .map(|(slot, (device_type, id))| OfferedDevice {
-            slot,
-            device_type,
-            id,
-        })
-        .collect()
 }
 
 fn random() -> Result<[u8; 16], CodedError> {

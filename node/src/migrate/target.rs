@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost, Watched};
+use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost};
 use godwit_migration::fault::Faults;
 use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
@@ -18,16 +18,17 @@ use godwit_proto::id::MigrationId;
 use godwit_proto::migrate::{Mode, Offer, VERSIONS};
 use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
-use godwit_vmm::cpu::{Baseline, HostCpu};
 use godwit_vmm::guest::{Guest, Heirloom};
-use godwit_vmm::kvm::Hypervisor;
 use godwit_vmm::memory::post_copy;
 use godwit_vmm::memory::ram::MAX_BYTES;
+use tokio::sync::oneshot;
 
-use super::{Arrived, FollowingPort, GuestPort, MemoryPort, runtime};
+use super::{Arrived, FollowingPort, GuestPort, MemoryPort, fault, fit, runtime};
+use crate::foreground::signals::Signals;
 use crate::guest_process::client::Client;
 use crate::guest_process::keeper;
 use crate::guest_process::machine::Machine;
+use crate::wait::{self, Flag, Watched};
 
 /// What is different about the guest on this host.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,8 @@ pub struct Here {
     pub nets: Vec<NetOverride>,
     /// Another end of the serial port.
     pub serial: Option<SerialSpec>,
+    /// Whether a guest is taken that may come to use more memory than is free.
+    pub overcommit: bool,
 }
 
 /// Where a guest is awaited, and for how long.
@@ -77,11 +80,13 @@ enum Told {
 /// address and the token with which a source may come.
 ///
 /// # Errors
-/// Nobody came in time, or the guest did not get here; it is where it was then.
+/// Nobody came in time or before a signal, or the guest did not get here; it is where it was then.
 pub fn receive_guest(
     machine: &Arc<Machine>,
     door: Door,
     here: Here,
+    faults: Faults,
+    signals: Signals,
     invite: impl FnOnce(SocketAddr, &str),
 ) -> Result<Rest, CodedError> {
     let failed =
@@ -93,6 +98,7 @@ pub fn receive_guest(
     };
     let tuning = Tuning {
         bulk_streams: 16,
+        cable: faults.cable(),
         ..Tuning::default()
     };
     let runtime = runtime()?;
@@ -102,6 +108,7 @@ pub fn receive_guest(
         bound.map_err(|error| failed(&error))?
     };
     let address = receiver.address().map_err(|error| failed(&error))?;
+    machine.await_as(receiver.token().target);
     invite(address, &receiver.token().to_text());
     let (teller, told) = mpsc::channel();
     let host = Arc::new(Host {
@@ -111,17 +118,30 @@ pub fn receive_guest(
         by: Mutex::new(None),
         teller: teller.clone(),
     });
-    let watched = Watched {
+    let watched = driver::Watched {
         ended: machine.ending(),
-        faults: Faults::default(),
+        faults: faults.clone(),
     };
+    let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
+    let stopped = signalled(signals, over.clone());
     let take_over = move || {
         let ended = runtime.block_on(async {
-            let link = receiver.accept(door.patience).await;
-            let link =
+            tokio::pin!(stopped);
+            let link = tokio::select! {
+                link = receiver.accept(door.patience) => link,
+                () = &mut stopped => {
+                    let text = "stopped while it waited for a guest";
+                    return Err(CodedError::new(ErrorCode::Cancelled, text));
+                }
+            };
+            let mut link =
                 link.map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
-            Ok(driver::receive(link, receiver, host, limits, watched).await)
+            driver::settle(&mut link.control).await?;
+            let outcome = driver::receive(link, receiver, host, limits, watched, stopped).await;
+            fault::report_missed(&faults);
+            Ok(outcome)
         });
+        over.raise();
         // Nobody may listen.
         let _ = teller.send(Told::Ended(ended));
         // A thread may wait for memory that does not come.
@@ -142,6 +162,23 @@ pub fn receive_guest(
             ErrorCode::Other,
             "the thread that takes the guest over failed",
         )),
+    }
+}
+
+/// Ends when a signal asks for the end, never when `over` is raised before.
+fn signalled(signals: Signals, over: Arc<Flag>) -> impl Future<Output = ()> {
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || {
+        let watched = [Watched::readable(&signals), Watched::readable(&*over)];
+        if let Ok([true, _]) = wait::ready(watched, None) {
+            // Nobody may wait for it any more.
+            let _ = tell.send(());
+        }
+    });
+    async {
+        if told.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -183,28 +220,6 @@ impl Host {
             spec.serial = serial.clone();
         }
         Ok(spec)
-    }
-
-    /// Whether this host's CPU can show what the guest has seen.
-    fn check_cpu(offer: &Offer) -> Result<(), CodedError> {
-        let invalid =
-            |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::ConfigInvalid, error);
-        let hypervisor = Hypervisor::open()
-            .map_err(|error| CodedError::from_error(ErrorCode::KvmUnavailable, &error))?;
-        let here = hypervisor
-            .host_cpu()
-            .map_err(|error| CodedError::from_error(ErrorCode::KvmUnavailable, &error))?;
-        let seen = HostCpu::new(offer.cpuid.iter().copied(), false);
-        let seen = Baseline::of(&[&seen]).map_err(|error| invalid(&error))?;
-        let missing = seen
-            .missing_features(&here)
-            .map_err(|error| invalid(&error))?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let text = format!("this host's CPU lacks {}", missing.join(", "));
-        Err(CodedError::new(ErrorCode::ConfigInvalid, text)
-            .with_fix("start the guest with a CPU profile that both hosts can show"))
     }
 
     /// The memory and taps of a guest of another process of this host.
@@ -268,24 +283,16 @@ impl Host {
 
 impl TargetHost for Host {
     fn prepare(&self, offer: &Offer) -> Result<Prepared, Vec<CodedError>> {
-        let mut reasons = Vec::new();
-        if let Err(error) = Self::check_cpu(offer) {
-            reasons.push(error);
+        let spec = self.spec(offer).map_err(|error| vec![error])?;
+        let reasons = fit::reasons(offer, &spec, self.here.overcommit);
+        // Nothing is built for a guest that cannot run here.
+        if !reasons.is_empty() {
+            return Err(reasons);
         }
-        let mut retained = false;
-        let built = match self.spec(offer) {
-            Err(error) => Err(error),
-            // Nothing is built for a guest that cannot run here.
-            Ok(_) if !reasons.is_empty() => return Err(reasons),
-            Ok(spec) => Self::heirloom(offer).and_then(|heirloom| {
-                retained = heirloom.is_some() && offer.mode != Mode::Local;
-                self.machine.create_waiting(&spec, heirloom)
-            }),
-        };
-        let guest = built.map_err(|error| {
-            reasons.push(error);
-            reasons
-        })?;
+        let heirloom = Self::heirloom(offer).map_err(|error| vec![error])?;
+        let retained = heirloom.is_some() && offer.mode != Mode::Local;
+        let guest = self.machine.create_waiting(&spec, heirloom);
+        let guest = guest.map_err(|error| vec![error])?;
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
         *self.by.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer.migration);
         let following = post_copy::check().map(|()| {

@@ -4,11 +4,16 @@
 
 mod bad_input;
 mod foreground;
+mod hostile_sources;
+mod hostile_targets;
 mod migrate;
+mod migrate_faults;
+mod migrate_limits;
 mod migrate_local;
 mod migrate_modes;
 mod migrate_return;
 mod moving;
+mod peer;
 mod protocol;
 mod reach;
 mod relay;

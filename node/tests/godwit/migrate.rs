@@ -2,6 +2,7 @@
 
 use godwit_node::guest_process::client::{Client, ClientError};
 use godwit_proto::codes::ErrorCode;
+use rustix::process::{Pid, Signal};
 
 use crate::moving::{
     CHECK, assert_healthy, migrate, move_slowly, receive, report, request, run, with_disk,
@@ -70,6 +71,14 @@ fn a_guest_goes_round_in_circles_unharmed() {
         assert_eq!(moved.code, Some(0), "turn {turn}: {}", moved.stderr);
         guest = target;
         assert_healthy(&mut guest);
+        // Where it is, it does not go.
+        let itself = migrate(dir, &to, &address, &token);
+        assert_eq!(
+            itself.code,
+            Some(i32::from(ErrorCode::AlreadyMigrating.exit_code())),
+            "{}",
+            itself.stderr
+        );
     }
 }
 
@@ -149,7 +158,12 @@ fn a_guest_whose_disk_another_takes_at_the_last_moment_goes_on_at_the_source() {
     third.line("heartbeat ");
     let (target, to, token) = receive(dir, "token", &["--disk", "disk0=copy"]);
     let failed = migrate(dir, "a.sock", &to, &token);
-    assert!(!matches!(failed.code, Some(0) | None), "{}", failed.stderr);
+    assert_eq!(
+        failed.code,
+        Some(i32::from(ErrorCode::NeverStarted.exit_code())),
+        "{}",
+        failed.stderr
+    );
     assert!(
         failed.stderr.contains("in use by another guest"),
         "{}",
@@ -213,12 +227,13 @@ fn a_cancelled_migration_leaves_the_guest_undisturbed_and_the_next_succeeds() {
     let mover = move_slowly(dir, "a.sock", &to, &token);
     let mut client = Client::connect(&dir.join("a.sock")).unwrap();
     // While it moves, nobody else changes it, nor moves it.
-    let refused = |error: ClientError| match error {
-        ClientError::Refused(error) => assert_eq!(error.code(), ErrorCode::WrongState),
+    let refused = |error: ClientError, code: ErrorCode| match error {
+        ClientError::Refused(error) => assert_eq!(error.code(), code),
         other => panic!("{other}"),
     };
-    refused(client.pause().unwrap_err());
-    refused(client.migrate(request(&to, &token)).unwrap_err());
+    refused(client.pause().unwrap_err(), ErrorCode::WrongState);
+    let another = client.migrate(request(&to, &token)).unwrap_err();
+    refused(another, ErrorCode::AlreadyMigrating);
     client.cancel_migration().unwrap();
     let (moved, receipt) = mover.join().unwrap().unwrap();
     assert!(!moved, "{receipt}");
@@ -245,5 +260,38 @@ fn a_target_that_is_killed_while_memory_is_copied_costs_nothing() {
     drop(target);
     let (moved, receipt) = mover.join().unwrap().unwrap();
     assert!(!moved, "{receipt}");
+    assert_healthy(&mut source);
+}
+
+fn terminate(process: &Running) {
+    let pid = Pid::from_raw(process.pid()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+}
+
+#[test]
+fn a_target_that_is_told_to_stop_ends_at_once_and_the_guest_stays() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let cancelled = Some(i32::from(ErrorCode::Cancelled.exit_code()));
+    let (idle, ..) = receive(dir, "idle", &[]);
+    terminate(&idle);
+    let ended = idle.end();
+    assert_eq!(ended.code, cancelled, "{}", ended.stderr);
+
+    let mut source = run(dir, "a.sock", "1", CHECK);
+    assert_healthy(&mut source);
+    let (target, to, token) = receive(dir, "token", &[]);
+    let mover = move_slowly(dir, "a.sock", &to, &token);
+    terminate(&target);
+    let ended = target.end();
+    assert_eq!(ended.code, cancelled, "{}", ended.stderr);
+    let (moved, receipt) = mover.join().unwrap().unwrap();
+    assert!(!moved, "{receipt}");
+    let receipt: serde_json::Value = serde_json::from_str(&receipt).unwrap();
+    let code = ErrorCode::Cancelled.exit_code();
+    assert_eq!(receipt["outcome"]["codes"][0], code, "{receipt}");
     assert_healthy(&mut source);
 }

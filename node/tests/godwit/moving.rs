@@ -1,13 +1,14 @@
 //! Setting guests and targets up that move between processes.
 
 use std::path::Path;
+use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use godwit_node::guest_process::client::{Client, ClientError};
 use godwit_proto::process::MigrateRequest;
 
-use crate::support::{Ended, PATIENCE, Running, field, godwit};
+use crate::support::{Ended, GODWIT, PATIENCE, Running, field, godwit};
 
 /// A guest that finds every wrong page and register.
 pub(crate) const CHECK: &str = "heartbeat=20 every=50 check=48M,rate:20000,verify:100000 regs";
@@ -44,9 +45,18 @@ pub(crate) fn run(dir: &Path, socket: &str, cpus: &str, cmdline: &str) -> Runnin
 
 /// A process that waits for a guest, and where and with which token it does.
 pub(crate) fn receive(dir: &Path, name: &str, more: &[&str]) -> (Running, String, String) {
-    let mut args = vec!["receive", "--listen", "127.0.0.1:0", "--token-file", name];
-    args.extend(more);
-    let receiver = Running::start(dir, &args);
+    receive_by(dir, name, more, Command::new(GODWIT))
+}
+
+/// The same by way of `program`, which runs the arguments that it is given.
+pub(crate) fn receive_by(
+    dir: &Path,
+    name: &str,
+    more: &[&str],
+    mut program: Command,
+) -> (Running, String, String) {
+    program.args(["receive", "--listen", "127.0.0.1:0", "--token-file", name]);
+    let receiver = Running::spawn(dir, program.args(more));
     wait_for(&dir.join(name));
     let text = std::fs::read_to_string(dir.join(name)).unwrap();
     let mut lines = text.lines().map(str::to_owned);

@@ -1,9 +1,10 @@
 //! Starting the program and reading what it says. Nothing outlives its test.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -41,13 +42,18 @@ pub struct Running {
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     seen: Vec<String>,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Arc<Mutex<String>>,
+    stderr_reader: Option<JoinHandle<()>>,
 }
 
 impl Running {
     pub fn start(dir: &Path, args: &[&str]) -> Self {
-        let mut child = Command::new(GODWIT)
-            .args(args)
+        Self::spawn(dir, Command::new(GODWIT).args(args))
+    }
+
+    /// Starts it by way of another program that becomes it.
+    pub fn spawn(dir: &Path, command: &mut Command) -> Self {
+        let mut child = command
             .current_dir(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -63,18 +69,25 @@ impl Running {
                 }
             }
         });
-        let mut stderr = child.stderr.take().unwrap();
-        let stderr = thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            text
-        });
+        let said = Arc::new(Mutex::new(String::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let stderr_reader = {
+            let said = said.clone();
+            thread::spawn(move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    let mut said = said.lock().unwrap();
+                    said.push_str(&line);
+                    said.push('\n');
+                }
+            })
+        };
         Self {
             stdin: child.stdin.take(),
             child,
             lines,
             seen: Vec::new(),
-            stderr: Some(stderr),
+            stderr: said,
+            stderr_reader: Some(stderr_reader),
         }
     }
 
@@ -106,6 +119,23 @@ impl Running {
         }
     }
 
+    /// The lines of output that have come since the last were taken.
+    pub fn lines_so_far(&mut self) -> Vec<String> {
+        let lines: Vec<String> = self.lines.try_iter().collect();
+        self.seen.extend(lines.iter().cloned());
+        lines
+    }
+
+    /// What it has written to stderr.
+    pub fn said(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
@@ -120,7 +150,8 @@ impl Running {
             );
             thread::sleep(Duration::from_millis(5));
         };
-        let stderr = self.stderr.take().unwrap().join().unwrap();
+        self.stderr_reader.take().unwrap().join().unwrap();
+        let stderr = self.said();
         self.seen.extend(self.lines.iter());
         Ended {
             code,

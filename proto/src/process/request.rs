@@ -61,6 +61,13 @@ pub enum Request {
     /// that keeps the memory of a guest that was moved: that.
     /// [`Response::HandedOver`](super::Response::HandedOver), then the stream carries the files.
     HandOver,
+    /// Have the next migration of this guest meet these faults, each of the form
+    /// `source:STEP[@N]=FAULT`; they take the place of those asked for before:
+    /// [`Response::Ok`](super::Response::Ok). Refused by a process that was not started for it.
+    InjectFaults {
+        /// The faults.
+        faults: Vec<String>,
+    },
 }
 
 /// Where a guest is to go, and how. A setting that is absent has its default.

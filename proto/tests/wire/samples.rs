@@ -210,6 +210,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::MigrationProgress => "migration-progress",
         Request::CancelMigration => "cancel-migration",
         Request::HandOver => "hand-over",
+        Request::InjectFaults { .. } => "inject-faults",
     }
 }
 
@@ -299,6 +300,9 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::MigrationProgress,
         Request::CancelMigration,
         Request::HandOver,
+        Request::InjectFaults {
+            faults: vec!["source:pause-guest=kill".into()],
+        },
     ]
 }
 
