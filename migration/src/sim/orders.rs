@@ -315,7 +315,7 @@ fn any_target_event(random: &mut Random) -> target::Event {
         S::RestoreState,
         S::InstallPages,
     ];
-    match random.below(14) {
+    match random.below(15) {
         0..4 => E::Control(any_from_source(random)),
         4 => E::BatchApplied {
             round: random.below(3) as u32,
@@ -333,6 +333,7 @@ fn any_target_event(random: &mut Random) -> target::Event {
         10 => E::LinkRestored,
         11 => E::Cancel,
         12 => E::Committed,
+        13 => E::GuestEnded,
         _ => E::Tick,
     }
 }
