@@ -1,6 +1,9 @@
 //! How a guest's end is told.
 
+use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::process::ExitReason;
+use godwit_vmm::guest::GuestEvent;
+use godwit_vmm::vcpu::{Crash, CrashCause};
 
 /// What happened, in one line.
 #[must_use]
@@ -45,5 +48,34 @@ pub fn registers(reason: &ExitReason) -> Option<&str> {
             Some(registers)
         }
         _ => None,
+    }
+}
+
+/// The end that an event is.
+pub(super) fn reason_of(event: GuestEvent) -> ExitReason {
+    match event {
+        GuestEvent::PowerOff => ExitReason::PowerOff,
+        GuestEvent::Reset => ExitReason::Reset,
+        GuestEvent::MemoryLost { cause } => ExitReason::Failed(
+            CodedError::new(
+                ErrorCode::SnapshotInvalid,
+                format!("the guest's memory could not be restored: {cause}"),
+            )
+            .with_fix("restore another snapshot"),
+        ),
+        GuestEvent::Crashed(Crash {
+            cause: CrashCause::TripleFault,
+            vcpu,
+            registers,
+        }) => ExitReason::TripleFault { vcpu, registers },
+        GuestEvent::Crashed(Crash {
+            cause,
+            vcpu,
+            registers,
+        }) => ExitReason::KvmError {
+            vcpu,
+            message: cause.to_string(),
+            registers,
+        },
     }
 }

@@ -34,10 +34,10 @@ use godwit_vmm::devices::terminal::InputPump;
 use godwit_vmm::guest::{
     self, Attachments, DirtyTracking, Guest, GuestError, GuestEvent, Heirloom, RestoreOptions,
 };
-use godwit_vmm::vcpu::{Crash, CrashCause};
 use tokio::sync::watch;
 
 use super::console::{Consoles, Ends};
+use super::exit;
 use super::keeper;
 use crate::migrate::{self, Arrived};
 use crate::wait::Flag;
@@ -611,7 +611,7 @@ impl Machine {
                         // A thread may wait for that memory for ever; nobody may wait for the thread.
                         std::mem::forget(lease.present().clone());
                     }
-                    break exit_reason(event);
+                    break exit::reason_of(event);
                 }
             }
         };
@@ -737,32 +737,4 @@ fn json(document: &impl serde::Serialize) -> String {
 
 fn respond<T>(result: Result<T, CodedError>, response: impl FnOnce(T) -> Response) -> Response {
     result.map_or_else(Response::Error, response)
-}
-
-fn exit_reason(event: GuestEvent) -> ExitReason {
-    match event {
-        GuestEvent::PowerOff => ExitReason::PowerOff,
-        GuestEvent::Reset => ExitReason::Reset,
-        GuestEvent::MemoryLost { cause } => ExitReason::Failed(
-            CodedError::new(
-                ErrorCode::SnapshotInvalid,
-                format!("the guest's memory could not be restored: {cause}"),
-            )
-            .with_fix("restore another snapshot"),
-        ),
-        GuestEvent::Crashed(Crash {
-            cause: CrashCause::TripleFault,
-            vcpu,
-            registers,
-        }) => ExitReason::TripleFault { vcpu, registers },
-        GuestEvent::Crashed(Crash {
-            cause,
-            vcpu,
-            registers,
-        }) => ExitReason::KvmError {
-            vcpu,
-            message: cause.to_string(),
-            registers,
-        },
-    }
 }
