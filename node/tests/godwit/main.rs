@@ -7,6 +7,7 @@ mod foreground;
 mod hostile_sources;
 mod hostile_targets;
 mod migrate;
+mod migrate_busy;
 mod migrate_faults;
 mod migrate_limits;
 mod migrate_local;

@@ -16,7 +16,7 @@ use crate::relay::Relay;
 use crate::support::{Ended, PATIENCE, Running, field, godwit, has_kvm, say_skipped};
 
 /// Whether memory can follow a guest here. Says so loudly when not.
-fn has_post_copy() -> bool {
+pub(crate) fn has_post_copy() -> bool {
     let possible = godwit_vmm::memory::post_copy::check();
     if let Err(error) = &possible {
         say_skipped(&format!("no post-copy here: {error}"));
@@ -25,7 +25,13 @@ fn has_post_copy() -> bool {
 }
 
 /// `godwit migrate` with options, to its end, and the receipt.
-fn migrate(dir: &Path, socket: &str, to: &str, token: &str, options: &[&str]) -> (Ended, Value) {
+pub(crate) fn migrate(
+    dir: &Path,
+    socket: &str,
+    to: &str,
+    token: &str,
+    options: &[&str],
+) -> (Ended, Value) {
     let mut args = vec![
         "migrate", "--from", socket, "--to", to, "--token", token, "--json",
     ];
@@ -47,7 +53,7 @@ fn start(dir: &Path, socket: &str, options: &[&str], cmdline: &str) -> Running {
     guest
 }
 
-fn phases(receipt: &Value) -> Vec<&str> {
+pub(crate) fn phases(receipt: &Value) -> Vec<&str> {
     let phases = receipt["phases"].as_array().unwrap();
     phases
         .iter()

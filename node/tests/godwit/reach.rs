@@ -13,7 +13,7 @@ const MAC: &str = "02:00:00:00:00:66";
 
 /// Runs the test of that name again in a namespace of its own, unless that is where it is. Whether the
 /// caller is to go on.
-fn in_own_network(test: &str) -> bool {
+pub(crate) fn in_own_network(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -46,7 +46,7 @@ fn in_own_network(test: &str) -> bool {
     false
 }
 
-fn shell(script: &str) -> String {
+pub(crate) fn shell(script: &str) -> String {
     let ended = Command::new("sh").args(["-ec", script]).output().unwrap();
     let errors = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success(), "{script}: {errors}");
