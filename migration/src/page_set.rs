@@ -87,6 +87,13 @@ impl PageSet {
         }
     }
 
+    /// Whether all pages of `other` are in, a set over the same guest.
+    pub fn contains_all(&self, other: &Self) -> bool {
+        assert_eq!(self.pages, other.pages, "sets of one guest");
+        let mut words = self.words.iter().zip(&other.words);
+        words.all(|(mine, theirs)| theirs & !mine == 0)
+    }
+
     /// The first run at or after `from`, as (first page, pages).
     pub fn next_run(&self, from: u64) -> Option<(u64, u64)> {
         let first = self.next(from, true)?;
@@ -171,8 +178,10 @@ mod tests {
         set.widen(8);
         let runs: Vec<_> = set.runs().collect();
         assert_eq!(runs, [(0, 8), (504, 16), (984, 8)]);
+        let narrow = set.clone();
         set.widen(512);
         assert_eq!(set, PageSet::full(1000));
+        assert!(set.contains_all(&narrow) && !narrow.contains_all(&set));
     }
 
     #[test]

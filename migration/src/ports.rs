@@ -105,6 +105,12 @@ pub enum Arrival {
 pub trait FollowingMemory: Send + Sync {
     /// Pages that can only be installed together, aligned; a power of two up to 512.
     fn unit_pages(&self) -> u64;
+    /// Gives up what memory holds of `pages`; they will be among those of
+    /// [`FollowingMemory::make_absent`].
+    ///
+    /// # Errors
+    /// When the kernel refuses; the guest must not run then.
+    fn give_up(&self, pages: &crate::PageSet) -> Result<(), PortError>;
     /// Makes whoever touches one of `pages` wait until it is installed, whatever it holds now.
     /// `tell` is called on a thread that waits for nothing else.
     ///

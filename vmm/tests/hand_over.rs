@@ -91,6 +91,7 @@ fn a_guest_runs_while_its_memory_follows_and_is_not_reset_before_it_is_there() {
     let pages = from.bytes() / PAGE as u64;
     let (sender, faults) = std::sync::mpsc::channel();
     let tell = move |arrival| sender.send(arrival).unwrap();
+    target.guest.give_up_memory([(0, pages)]).unwrap();
     let memory = match target.guest.await_memory([(0, pages)], tell) {
         Ok(memory) => memory,
         Err(error) => return support::skipped!("{error}"),

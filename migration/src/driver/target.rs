@@ -59,6 +59,8 @@ pub trait TargetHost: Send + Sync + 'static {
     fn discard(&self);
 }
 
+const NO_POST_COPY: &str = "this host cannot run a guest before its memory is there";
+
 /// What else matters to a guest that is taken over.
 pub struct Watched {
     /// Set to `true` when the guest that ran here has ended.
@@ -303,6 +305,11 @@ impl Driver {
                         Ok(Event::DigestsChecked { wrong })
                     });
                 }
+                Command::GiveUp(pages) => self.with_guest(Step::GiveUp, move |prepared| {
+                    let following = prepared.following.as_ref();
+                    following.ok_or(NO_POST_COPY)?.give_up(&pages)?;
+                    Ok(Event::GivenUp)
+                }),
                 Command::RegisterMissing(pages) => self.register_missing(pages),
                 Command::RequestPages(run) => self.request(run).await,
                 Command::CancelTooLate => {}
@@ -427,7 +434,7 @@ impl Driver {
         let sender = self.sender.clone();
         self.with_guest(Step::RegisterMissing, move |prepared| {
             let (Some(following), Some(destination)) = (&prepared.following, destination) else {
-                return Err("this host cannot run a guest before its memory is there".into());
+                return Err(NO_POST_COPY.into());
             };
             let mut around = FaultAround::new(following.unit_pages());
             let tell = move |arrival| {

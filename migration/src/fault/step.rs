@@ -100,6 +100,8 @@ steps! {
     DigestMemory = Source "digest-memory" Told,
     /// The target hears that the guest is paused.
     SendSwitch = Source "send-switch" LinkLost,
+    /// Stale pages are announced.
+    SendStale = Source "send-stale" LinkLost,
     /// Missing pages are listed.
     SendMissing = Source "send-missing" LinkLost,
     /// Digests are sent.
@@ -143,6 +145,10 @@ steps! {
     ApplyBatch = Target "apply-batch" Told,
     /// A round is acknowledged.
     SendRoundAck = Target "send-round-ack" LinkLost,
+    /// Stale pages are given up.
+    GiveUp = Target "give-up" Told,
+    /// The source hears of it.
+    SendGaveUp = Target "send-gave-up" LinkLost,
     /// Memory is compared with the source's digests.
     CheckDigests = Target "check-digests" Told,
     /// Missing pages are made to wait.
@@ -269,6 +275,7 @@ fn said_by_source(message: &FromSource) -> Option<Step> {
         FromSource::RoundBegin { .. } => Step::SendRoundBegin,
         FromSource::RoundEnd { .. } => Step::SendRoundEnd,
         FromSource::Switch { .. } => Step::SendSwitch,
+        FromSource::Stale { .. } => Step::SendStale,
         FromSource::Missing { .. } => Step::SendMissing,
         FromSource::State { .. } => Step::SendState,
         FromSource::Digests { .. } => Step::SendDigests,
@@ -290,6 +297,7 @@ impl Struck for target::Command {
             Self::SendControl(message) => return said_by_target(message),
             Self::Prepare(_) => Step::Prepare,
             Self::RequestPages(_) => Step::RequestPages,
+            Self::GiveUp(_) => Step::GiveUp,
             Self::CheckDigests(_) => Step::CheckDigests,
             Self::RegisterMissing(_) => Step::RegisterMissing,
             Self::RestoreState(_) => Step::RestoreState,
@@ -307,6 +315,7 @@ impl Struck for target::Command {
         let step = match self {
             Self::SendControl(_) | Self::RequestPages(_) => return Some(target::Event::LinkLost),
             Self::Prepare(_) => return Some(target::Event::Refused(vec![error])),
+            Self::GiveUp(_) => target::Step::GiveUp,
             Self::CheckDigests(_) => target::Step::CheckDigests,
             Self::RegisterMissing(_) => target::Step::RegisterMissing,
             Self::RestoreState(_) => target::Step::RestoreState,
@@ -322,6 +331,7 @@ fn said_by_target(message: &FromTarget) -> Option<Step> {
         FromTarget::Accept(_) => Step::SendAccept,
         FromTarget::Refuse(_) => Step::SendRefuse,
         FromTarget::RoundAck { .. } => Step::SendRoundAck,
+        FromTarget::GaveUp => Step::SendGaveUp,
         FromTarget::Ready => Step::SendReady,
         FromTarget::Resumed(_) => Step::SendResumed,
         FromTarget::NotStarted { .. } => Step::SendNotStarted,

@@ -71,12 +71,13 @@ impl Random {
 }
 
 fn any_from_target(random: &mut Random) -> FromTarget {
-    match random.below(12) {
+    match random.below(13) {
         0 => FromTarget::Accept(Accept {
             retained: random.below(2) == 0,
             post_copy: random.below(4) > 0,
         }),
         1 => FromTarget::Refuse(vec![error(); random.below(3) as usize]),
+        11 => FromTarget::GaveUp,
         2 => FromTarget::RoundAck {
             round: random.below(4) as u32,
         },
@@ -138,6 +139,9 @@ fn source_answer(command: &source::Command, random: &mut Random) -> Vec<source::
                 post_copy: true,
                 ..Accept::default()
             }))]
+        }
+        C::SendControl(FromSource::Stale { last: true, .. }) => {
+            vec![E::Control(FromTarget::GaveUp)]
         }
         C::SendControl(FromSource::RoundEnd { round, .. }) => {
             vec![E::Control(FromTarget::RoundAck { round: *round })]
@@ -256,7 +260,7 @@ fn drive_source(seed: u64) -> Reached {
 }
 
 fn any_from_source(random: &mut Random) -> FromSource {
-    match random.below(12) {
+    match random.below(13) {
         0 => FromSource::Offer(Box::new(offer(Mode::PreCopy, false))),
         1 => FromSource::RoundBegin {
             round: random.below(3) as u32,
@@ -300,6 +304,10 @@ fn any_from_source(random: &mut Random) -> FromSource {
             migration: MigrationId::from_bytes([random.below(2) as u8; 16]),
             epoch: Epoch::new(4),
         },
+        11 => FromSource::Stale {
+            runs: vec![random.run(); random.below(3) as usize],
+            last: random.below(2) == 0,
+        },
         10 => FromSource::Abort(error()),
         _ => FromSource::Ping { nonce: 1 },
     }
@@ -315,7 +323,7 @@ fn any_target_event(random: &mut Random) -> target::Event {
         S::RestoreState,
         S::InstallPages,
     ];
-    match random.below(15) {
+    match random.below(16) {
         0..4 => E::Control(any_from_source(random)),
         4 => E::BatchApplied {
             round: random.below(3) as u32,
@@ -334,6 +342,7 @@ fn any_target_event(random: &mut Random) -> target::Event {
         11 => E::Cancel,
         12 => E::Committed,
         13 => E::GuestEnded,
+        14 => E::GivenUp,
         _ => E::Tick,
     }
 }

@@ -684,6 +684,12 @@ impl World {
                     reasons => target::Event::Refused(vec![injected(); reasons]),
                 }
             }
+            C::GiveUp(pages) => {
+                for (first, count) in pages.runs() {
+                    self.target_memory.pages[first as usize..(first + count) as usize].fill(7);
+                }
+                target::Event::GivenUp
+            }
             C::CheckDigests(runs) => {
                 if self.setup.corrupt {
                     self.target_memory.pages[77] ^= 1 << 63;
@@ -825,6 +831,7 @@ fn target_name(command: &target::Command) -> (&'static str, Option<target::Step>
         C::Prepare(_) => ("prepare", Some(S::Prepare)),
         C::SendControl(_) => ("answer", None),
         C::RequestPages(_) => ("request pages", None),
+        C::GiveUp(_) => ("give up", Some(S::GiveUp)),
         C::CheckDigests(_) => ("check digests", Some(S::CheckDigests)),
         C::RegisterMissing(_) => ("register missing", Some(S::RegisterMissing)),
         C::RestoreState(_) => ("restore state", Some(S::RestoreState)),

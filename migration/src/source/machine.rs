@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! Offering -> Copying -> OpeningWindow -> Switching -> After -> Finished
-//!    |          |  ^         |  |             |          |
-//!    |          |  +---------+  |             |          +-- link lost: redials, resynchronises
-//!    +----------+---------------+-------------+
+//!    |          |  ^         |  |     ^       |          |
+//!    |          |  +---------+  |     |       |          +-- link lost: redials, resynchronises
+//!    |          |         post-copy: GivingUp |
+//!    +----------+---------------+-----+-------+
 //!    |  any failure, cancel, cut link, time up
 //!    v
 //! Unwinding (until the guest runs) -> Finished
@@ -32,6 +33,7 @@ use godwit_proto::migrate::{
 use super::after::After;
 use super::api::{Command, Event, Request, RoundSent, Step};
 use super::core::Core;
+use super::stale::GivingUp;
 use super::switch::Switching;
 use crate::PageSet;
 use crate::options::Options;
@@ -56,6 +58,7 @@ pub(super) enum Phase {
     Offering { deadline: Duration },
     Copying(Copying),
     OpeningWindow(OpeningWindow),
+    GivingUp(GivingUp),
     Switching(Switching),
     After(After),
     Unwinding { outcome: Outcome, tries: u32 },
@@ -144,6 +147,7 @@ impl Source {
             Phase::Offering { deadline } => Some(*deadline),
             Phase::Copying(_) => Some(self.core.copy_deadline()),
             Phase::OpeningWindow(w) => Some(w.asked + self.core.options.prepare_timeout),
+            Phase::GivingUp(g) => Some(g.deadline(&self.core)),
             Phase::Switching(s) => Some(s.deadline()),
             Phase::After(a) => Some(a.deadline()),
             Phase::Unwinding { .. } | Phase::Finished => None,
@@ -201,6 +205,7 @@ impl Source {
             Phase::Offering { deadline } => offering(deadline, event, core),
             Phase::Copying(copying) => copying.handle(event, core),
             Phase::OpeningWindow(window) => window.handle(&event, core),
+            Phase::GivingUp(giving_up) => giving_up.handle(event, core),
             Phase::Switching(switching) => switching.handle(event, core),
             Phase::After(_) | Phase::Unwinding { .. } | Phase::Finished => {
                 unreachable!("handled by the caller")
@@ -370,11 +375,10 @@ impl Copying {
                 open_window(kind, dirty, choice.predicted_downtime, core)
             }
             Decision::PostCopy => {
-                let kind = SwitchKind::PostCopy;
                 if core.window {
-                    return Switching::begin(kind, dirty, Duration::ZERO, core);
+                    return GivingUp::begin(dirty, core);
                 }
-                open_window(kind, dirty, Duration::ZERO, core)
+                open_window(SwitchKind::PostCopy, dirty, Duration::ZERO, core)
             }
             Decision::GiveUp => {
                 debug_assert_eq!(choice.reason, Reason::TimeUp, "only time gives up");
@@ -407,6 +411,7 @@ impl OpeningWindow {
                         core.shown(Shown::Copying, core.now);
                         Copying::begin(round, self.pending, core)
                     }
+                    SwitchKind::PostCopy => GivingUp::begin(self.pending, core),
                     kind => Switching::begin(kind, self.pending, self.predicted, core),
                 }
             }

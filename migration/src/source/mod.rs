@@ -5,6 +5,7 @@ mod api;
 mod core;
 mod machine;
 mod push;
+mod stale;
 mod switch;
 
 pub use api::{Command, Event, Request, RoundSent, Step};

@@ -215,7 +215,7 @@ impl Switching {
 }
 
 /// `items` in messages of at most `most`; at least one message, of which the last says so.
-fn chunks<T>(
+pub(super) fn chunks<T>(
     items: &[T],
     most: usize,
     message: impl Fn(&[T], bool) -> FromSource,

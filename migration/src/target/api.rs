@@ -28,6 +28,8 @@ pub enum Event {
         /// Its pages.
         pages: u64,
     },
+    /// [`Command::GiveUp`] is done.
+    GivenUp,
     /// [`Command::CheckDigests`] is done.
     DigestsChecked {
         /// Runs that differ.
@@ -71,6 +73,8 @@ pub enum Step {
     Prepare,
     /// Putting a batch into memory.
     ApplyBatch,
+    /// [`Command::GiveUp`].
+    GiveUp,
     /// [`Command::CheckDigests`].
     CheckDigests,
     /// [`Command::RegisterMissing`].
@@ -93,6 +97,9 @@ pub enum Command {
     SendControl(FromTarget),
     /// Send a [`FromTarget::PageRequest`] on the fault stream. Dropped when the link is down.
     RequestPages(PageRun),
+    /// Give up what memory holds of these pages, for new content follows the guest:
+    /// [`Event::GivenUp`].
+    GiveUp(PageSet),
     /// Compare pages in memory: [`Event::DigestsChecked`].
     CheckDigests(Vec<RunDigest>),
     /// Make accesses to these pages wait, whatever they hold now: [`Event::MissingRegistered`].

@@ -30,6 +30,7 @@ use super::absent::Absent;
 use super::api::{Command, Event, Limits, Outcome, Step};
 use super::round::OpenRound;
 use super::running::Running;
+use super::stale::Stale;
 use super::switch::Switching;
 use crate::PageSet;
 
@@ -76,6 +77,7 @@ pub(super) enum Phase {
 pub(super) struct Receiving {
     offer: Box<Offer>,
     open: OpenRound,
+    stale: Stale,
     deadline: Duration,
 }
 
@@ -270,6 +272,7 @@ fn preparing(offer: Box<Offer>, deadline: Duration, event: Event, core: &mut Cor
             core.send(FromTarget::Accept(accept));
             let open = OpenRound::new(1, offer.streams);
             Phase::Receiving(Receiving {
+                stale: Stale::new(offer.pages),
                 offer,
                 open,
                 deadline: core.now + core.limits.silence,
@@ -284,15 +287,36 @@ fn preparing(offer: Box<Offer>, deadline: Duration, event: Event, core: &mut Cor
 impl Receiving {
     fn handle(mut self, event: Event, core: &mut Core) -> Phase {
         let done = match event {
-            Event::Control(FromSource::RoundBegin { round, .. }) => self.open.begin(round),
+            Event::Control(FromSource::RoundBegin { round, .. }) if self.stale.is_none() => {
+                self.open.begin(round)
+            }
             Event::Control(FromSource::RoundEnd { round, totals }) => self.open.end(round, totals),
             Event::BatchApplied {
                 round,
                 stream,
                 pages,
             } => self.open.apply(round, stream, pages),
+            Event::Control(FromSource::Stale { runs, last }) if self.open.is_untouched() => {
+                self.deadline = core.now + core.limits.silence;
+                return match self.stale.list(&runs, last) {
+                    Ok(pages) => {
+                        core.out.extend(pages.map(Command::GiveUp));
+                        Phase::Receiving(self)
+                    }
+                    Err(found) => core.protocol(Some(self.offer), found),
+                };
+            }
+            Event::GivenUp => {
+                if self.stale.is_given_up() {
+                    core.send(FromTarget::GaveUp);
+                }
+                return Phase::Receiving(self);
+            }
             Event::Control(FromSource::Switch { kind }) => {
                 let fits = match kind {
+                    // After stale pages were given up, only what brings them anew fits.
+                    SwitchKind::LastRound(_) | SwitchKind::Local if !self.stale.is_none() => false,
+                    SwitchKind::PostCopy if self.stale.is_busy() => false,
                     SwitchKind::LastRound(round) => round == self.open.round,
                     SwitchKind::PostCopy => self.open.is_untouched(),
                     SwitchKind::Local => self.offer.mode == Mode::Local && self.open.is_untouched(),
@@ -300,7 +324,8 @@ impl Receiving {
                 if !fits {
                     return core.protocol(Some(self.offer), "a switch that does not fit");
                 }
-                return Phase::Switching(Switching::new(self.offer, kind, self.open, core));
+                let stale = self.stale.all;
+                return Phase::Switching(Switching::new(self.offer, kind, self.open, stale, core));
             }
             Event::Control(_) => Err("a message that does not belong into a round"),
             _ => return Phase::Receiving(self),

@@ -5,6 +5,7 @@ mod api;
 mod machine;
 mod round;
 mod running;
+mod stale;
 mod switch;
 
 pub use api::{Command, Event, Limits, Outcome, Step};

@@ -30,6 +30,8 @@ pub(super) struct Switching {
     gathered: Duration,
     /// From the moment on that pages are made to wait.
     absent: Option<Absent>,
+    /// Pages that were given up before: they are among the missing ones.
+    stale: PageSet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +73,13 @@ impl<T> Listed<T> {
 }
 
 impl Switching {
-    pub(super) fn new(offer: Box<Offer>, kind: SwitchKind, open: OpenRound, core: &Core) -> Self {
+    pub(super) fn new(
+        offer: Box<Offer>,
+        kind: SwitchKind,
+        open: OpenRound,
+        stale: PageSet,
+        core: &Core,
+    ) -> Self {
         let none = PageSet::empty(offer.pages);
         let compares = offer.digests == DigestMode::Switch && kind != SwitchKind::Local;
         Self {
@@ -84,6 +92,7 @@ impl Switching {
             step: Step::Gathering,
             gathered: core.now,
             absent: None,
+            stale,
             offer,
         }
     }
@@ -184,6 +193,9 @@ impl Switching {
         };
         if self.state.is_some() && !(self.missing.complete && self.digests.complete) {
             return Err("the state before what it goes with");
+        }
+        if self.missing.complete && !self.missing.found.contains_all(&self.stale) {
+            return Err("stale pages that do not follow");
         }
         Ok(pages_here && self.state.is_some())
     }

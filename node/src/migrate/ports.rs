@@ -157,12 +157,17 @@ impl ports::Pausable for GuestPort {
 }
 
 /// Memory that follows a guest.
-pub struct FollowingPort(Arc<Guest>);
+pub struct FollowingPort {
+    guest: Arc<Guest>,
+    /// Pages that were given up already.
+    stale: Mutex<PageSet>,
+}
 
 impl FollowingPort {
     /// For `guest`, which waits for its memory and state.
     pub fn new(guest: Arc<Guest>) -> Self {
-        Self(guest)
+        let stale = Mutex::new(PageSet::empty(guest.ram().bytes() / PAGE));
+        Self { guest, stale }
     }
 }
 
@@ -173,7 +178,14 @@ pub(super) fn unit_pages(guest: &Guest) -> u64 {
 
 impl ports::FollowingMemory for FollowingPort {
     fn unit_pages(&self) -> u64 {
-        unit_pages(&self.0)
+        unit_pages(&self.guest)
+    }
+
+    fn give_up(&self, pages: &PageSet) -> Result<(), PortError> {
+        self.guest.give_up_memory(pages.runs())?;
+        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        stale.union(pages);
+        Ok(())
     }
 
     fn make_absent(
@@ -181,7 +193,15 @@ impl ports::FollowingMemory for FollowingPort {
         pages: &PageSet,
         mut tell: Box<dyn FnMut(ports::Arrival) + Send>,
     ) -> Result<Arc<dyn ports::ArrivingMemory>, PortError> {
-        let arriving = self.0.await_memory(pages.runs(), move |arrival| {
+        let mut rest = pages.clone();
+        {
+            let stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+            stale
+                .runs()
+                .for_each(|(first, count)| rest.remove_run(first, count));
+        }
+        self.guest.give_up_memory(rest.runs())?;
+        let arriving = self.guest.await_memory(pages.runs(), move |arrival| {
             tell(match arrival {
                 Arrival::Fault(page) => ports::Arrival::Fault(page),
                 Arrival::Failed(error) => ports::Arrival::Failed(error.into()),

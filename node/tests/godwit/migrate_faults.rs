@@ -89,12 +89,15 @@ fn taken(step: Step) -> Taken {
         Step::SendNotStarted => Taken::UnwindingAfter("target:resume-guest=error"),
         Step::SetThrottle
         | Step::DigestMemory
+        | Step::SendStale
         | Step::SendMissing
         | Step::SendDigests
         | Step::SendPages
         | Step::SendPushDone
         | Step::Redial
         | Step::SendRecover
+        | Step::GiveUp
+        | Step::SendGaveUp
         | Step::CheckDigests
         | Step::RegisterMissing
         | Step::RequestPages

@@ -38,6 +38,14 @@ pub enum FromSource {
         /// Whether no more follow.
         last: bool,
     },
+    /// The guest still runs; these pages that the target has of old will be among those of
+    /// [`FromSource::Missing`]: it can give them up now.
+    Stale {
+        /// Runs, rising, apart from one another; at most [`MAX_RUNS`](super::MAX_RUNS).
+        runs: Vec<PageRun>,
+        /// Whether the target is to say [`FromTarget::GaveUp`](super::FromTarget::GaveUp) now.
+        last: bool,
+    },
     /// The guest's state without its memory: a [sequence of records](crate::record::RecordWriter).
     State {
         /// The sequence.

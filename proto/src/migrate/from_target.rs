@@ -18,6 +18,8 @@ pub enum FromTarget {
         /// The round.
         round: u32,
     },
+    /// The pages of [`FromSource::Stale`](super::FromSource::Stale) are given up.
+    GaveUp,
     /// Every page that was promised is in memory, and the state is restored.
     Ready,
     /// The guest runs at the target. Said again after a [`FromSource::Recover`](super::FromSource::Recover).

@@ -179,8 +179,24 @@ impl Guest {
         }
     }
 
+    /// Gives up what a guest of [`Guest::build_waiting`] has of these pages, runs of (first page, pages),
+    /// for they will follow it. Takes the kernel some time for each.
+    ///
+    /// # Errors
+    /// [`GuestError`]; the guest is of no use then.
+    pub fn give_up_memory(
+        &self,
+        pages: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Result<(), GuestError> {
+        let _turn = self.turn();
+        match self.current() {
+            Phase::Waiting => Ok(PostCopy::give_up(self.ram(), pages)?),
+            other => Err(wrong_state("give up memory of", other)),
+        }
+    }
+
     /// Makes pages of a guest of [`Guest::build_waiting`] absent: they follow it. Runs of (first page,
-    /// pages). Until [`Guest::memory_arrived`] it is neither reset nor written to a snapshot.
+    /// pages), all of them given up. Until [`Guest::memory_arrived`] it is neither reset nor written to a snapshot.
     ///
     /// # Errors
     /// [`GuestError`]; the guest is of no use then.

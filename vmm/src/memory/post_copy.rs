@@ -124,7 +124,30 @@ struct Shared {
 }
 
 impl PostCopy {
-    /// Makes the pages of `missing`, runs of (first page, pages), absent. The guest does not run yet.
+    /// Gives up what memory holds of `pages`, runs of (first page, pages). The guest does not run yet.
+    ///
+    /// # Errors
+    /// [`PostCopyError`].
+    pub fn give_up(
+        ram: &GuestRam,
+        pages: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Result<(), PostCopyError> {
+        let unit_pages = ram.huge_pages().page_bytes() / PAGE_SIZE;
+        for (first, pages) in pages {
+            if first % unit_pages != 0 || pages % unit_pages != 0 {
+                return Err(PostCopyError::Unaligned { first, pages });
+            }
+            let end = first.checked_add(pages);
+            if end.is_none_or(|end| end > ram.bytes() / PAGE_SIZE) {
+                return Err(PostCopyError::Outside { first, pages });
+            }
+            give_up(ram, first, pages)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the pages of `missing`, runs of (first page, pages), absent. They were given up, and the
+    /// guest does not run yet.
     ///
     /// # Errors
     /// [`PostCopyError`].
@@ -136,13 +159,12 @@ impl PostCopy {
         let unit_pages = ram.huge_pages().page_bytes() / PAGE_SIZE;
         let absent = AbsentPages::new(ram.bytes() / PAGE_SIZE, unit_pages);
         for (first, pages) in missing {
-            if first % unit_pages != 0 || pages % unit_pages != 0 {
+            if !absent.is_unit(first, pages) {
                 return Err(PostCopyError::Unaligned { first, pages });
             }
             if !absent.are_pages(first, pages) {
                 return Err(PostCopyError::Outside { first, pages });
             }
-            give_up(ram, first, pages)?;
             absent.insert(first, pages);
         }
         let shared = Arc::new(Shared {

@@ -49,6 +49,10 @@ pub(super) fn samples() -> Vec<Sample> {
             ],
             last: true,
         },
+        FromSource::Stale {
+            runs: vec![run],
+            last: true,
+        },
         FromSource::State {
             bytes: b"state".to_vec(),
         },
@@ -76,6 +80,7 @@ pub(super) fn samples() -> Vec<Sample> {
         }),
         FromTarget::Refuse(vec![coded_error(), coded_error()]),
         FromTarget::RoundAck { round: 2 },
+        FromTarget::GaveUp,
         FromTarget::Ready,
         FromTarget::Resumed(ResumeTimes {
             restore_ns: 800_000,
@@ -179,6 +184,7 @@ fn source_name(message: &FromSource) -> &'static str {
             SwitchKind::PostCopy => "switch-post-copy",
             SwitchKind::Local => "switch-local",
         },
+        FromSource::Stale { .. } => "stale",
         FromSource::Missing { .. } => "missing",
         FromSource::State { .. } => "state",
         FromSource::Digests { .. } => "digests",
@@ -196,6 +202,7 @@ fn target_name(message: &FromTarget) -> &'static str {
         FromTarget::Accept(_) => "accept",
         FromTarget::Refuse(_) => "refuse",
         FromTarget::RoundAck { .. } => "round-ack",
+        FromTarget::GaveUp => "gave-up",
         FromTarget::Ready => "ready",
         FromTarget::Resumed(_) => "resumed",
         FromTarget::NotStarted { .. } => "not-started",

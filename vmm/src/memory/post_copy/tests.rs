@@ -25,6 +25,7 @@ fn start_over(
         Arrival::Fault(page) => sender.send(page).expect("the test listens"),
         Arrival::Failed(error) => panic!("{error}"),
     };
+    PostCopy::give_up(ram, missing.clone()).expect("gives up");
     match PostCopy::start(ram, missing, tell) {
         Ok(post_copy) => Some((post_copy, faults)),
         Err(PostCopyError::Missing(error)) => {
@@ -174,6 +175,10 @@ fn explicit_huge_pages_are_gathered_and_installed_whole() {
         Ok(ram) => Arc::new(ram),
         Err(error) => return crate::skip::skipped!("{error}"),
     };
+    assert!(matches!(
+        PostCopy::give_up(&ram, [(0, 8)]),
+        Err(PostCopyError::Unaligned { .. })
+    ));
     assert!(matches!(
         PostCopy::start(&ram, [(0, 8)], |_| {}),
         Err(PostCopyError::Unaligned { .. })
