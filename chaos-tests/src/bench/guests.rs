@@ -57,6 +57,17 @@ pub struct BenchGuest {
     pub disk: Option<PathBuf>,
     /// A tap.
     pub tap: Option<String>,
+    /// What lies in its memory before it starts.
+    pub content: Option<Content>,
+}
+
+/// A file that is put at the end of guest memory (below the hole for devices).
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// The file.
+    pub file: PathBuf,
+    /// Its length; a multiple of the page size.
+    pub bytes: u64,
 }
 
 impl BenchGuest {
@@ -70,7 +81,15 @@ impl BenchGuest {
             memory_mib: 512,
             disk: None,
             tap: None,
+            content: None,
         }
+    }
+
+    /// Where the content begins in guest memory, which is smaller than 2 GiB.
+    #[must_use]
+    pub fn content_at(&self) -> u64 {
+        let bytes = self.content.as_ref().map_or(0, |content| content.bytes);
+        (self.memory_mib << 20) - bytes
     }
 
     /// Under Godwit. Devices that the guest does not need are left out, as QEMU's are.
@@ -83,6 +102,9 @@ impl BenchGuest {
             .args(["--cmdline", &self.cmdline])
             .args(["--cpus", &self.cpus.to_string()])
             .args(["--memory", &format!("{}M", self.memory_mib)]);
+        if let Some(content) = &self.content {
+            command.arg("--initrd").arg(&content.file);
+        }
         if let Some(disk) = &self.disk {
             command.arg("--disk").arg(disk);
         }
@@ -96,10 +118,23 @@ impl BenchGuest {
     /// `disk_aio` is how it does disk I/O (`threads`, `io_uring`).
     #[must_use]
     pub fn qemu(&self, peer: &Peer, machine: QemuMachine, disk_aio: &str) -> Command {
+        self.qemu_with(peer, machine, disk_aio, "kvm")
+    }
+
+    /// As [`BenchGuest::qemu`], with properties of the accelerator (`kvm,dirty-ring-size=4096`).
+    #[must_use]
+    pub fn qemu_with(
+        &self,
+        peer: &Peer,
+        machine: QemuMachine,
+        disk_aio: &str,
+        accelerator: &str,
+    ) -> Command {
         let mut command = peer.command();
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-serial", "stdio", "-no-reboot", "-accel", "kvm"])
+            .args(["-serial", "stdio", "-no-reboot"])
+            .args(["-accel", accelerator])
             .args(["-cpu", "host,-arch-capabilities"])
             .args(["-m", &self.memory_mib.to_string()])
             .args(["-smp", &self.cpus.to_string()])
@@ -112,6 +147,11 @@ impl BenchGuest {
             .arg("-kernel")
             .arg(&self.kernel)
             .args(["-append", &self.cmdline]);
+        if let Some(content) = &self.content {
+            let (file, at) = (content.file.display(), self.content_at());
+            let loader = format!("loader,file={file},addr={at:#x},force-raw=on");
+            command.args(["-device", &loader]);
+        }
         if let Some(disk) = &self.disk {
             let disk = disk.display();
             let drive =

@@ -10,6 +10,9 @@
 pub mod document;
 pub mod godwit;
 pub mod guests;
+mod image;
+mod migrate;
+pub mod overhead;
 pub mod peer;
 pub mod program;
 pub mod qmp;
@@ -82,17 +85,28 @@ pub enum BenchError {
 pub enum Subject {
     /// One guest: start, memory, pause, snapshot, devices.
     Run,
+    /// A guest that moves: blackout, bytes, time, what it costs.
+    Migrate,
 }
 
 impl Subject {
     /// All, by name.
-    pub const ALL: [(&'static str, Self); 1] = [("run", Self::Run)];
+    pub const ALL: [(&'static str, Self); 2] = [("run", Self::Run), ("migrate", Self::Migrate)];
 
     /// The one called `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let found = Self::ALL.iter().find(|(known, _)| *known == name);
         found.map(|(_, subject)| *subject)
+    }
+
+    /// What its parts are called, for `--only`.
+    #[must_use]
+    pub fn parts(self) -> Vec<&'static str> {
+        match self {
+            Self::Run => run::parts(),
+            Self::Migrate => migrate::parts(),
+        }
     }
 }
 
@@ -141,6 +155,7 @@ impl Bench {
         let mut document = Document::new(self);
         match subject {
             Subject::Run => run::measure(self, &mut document),
+            Subject::Migrate => migrate::measure(self, &mut document),
         }
         document
     }

@@ -82,14 +82,20 @@ impl Program {
     /// # Errors
     /// When none comes within `limit`, or the program ends.
     pub fn line(&mut self, begin: &str, limit: Duration) -> Result<(Duration, String), BenchError> {
+        let (at, line) = self.heard(begin, limit)?;
+        Ok((at.saturating_duration_since(self.started), line))
+    }
+
+    /// The next line that begins with `begin`, and when its last byte came.
+    ///
+    /// # Errors
+    /// When none comes within `limit`, or the program ends.
+    pub fn heard(&mut self, begin: &str, limit: Duration) -> Result<(Instant, String), BenchError> {
         let deadline = Instant::now() + limit;
         loop {
-            while let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.pending.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line);
+            while let Some(line) = self.take_line() {
                 if line.starts_with(begin) {
-                    let since = self.last_read.saturating_duration_since(self.started);
-                    return Ok((since, line.trim_end().to_owned()));
+                    return Ok((self.last_read, line));
                 }
             }
             if self.pending.len() > MAX_LINE_BYTES {
@@ -97,6 +103,40 @@ impl Program {
             }
             self.receive(begin, deadline)?;
         }
+    }
+
+    /// The lines that have come and were not asked for yet, and when.
+    pub fn lines_so_far(&mut self) -> Vec<(Instant, String)> {
+        let mut lines = Vec::new();
+        loop {
+            while let Some(line) = self.take_line() {
+                lines.push((self.last_read, line));
+            }
+            match self.reads.try_recv() {
+                Ok((at, bytes)) => {
+                    self.last_read = at;
+                    self.pending.extend(bytes);
+                }
+                Err(_) => return lines,
+            }
+        }
+    }
+
+    /// The begin of a line whose end has not come.
+    #[must_use]
+    pub fn unfinished(&self) -> &[u8] {
+        &self.pending
+    }
+
+    /// Puts `bytes` before what comes next: a guest that moved may have begun a line elsewhere.
+    pub fn precede(&mut self, bytes: &[u8]) {
+        self.pending.splice(0..0, bytes.iter().copied());
+    }
+
+    fn take_line(&mut self) -> Option<String> {
+        let end = self.pending.iter().position(|&byte| byte == b'\n')?;
+        let line: Vec<u8> = self.pending.drain(..=end).collect();
+        Some(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
     /// Waits for its end.
@@ -209,6 +249,21 @@ mod tests {
         assert_eq!(line, "two");
         assert!(at >= first + Duration::from_millis(40), "{first:?} {at:?}");
         program.finish(LIMIT).unwrap();
+    }
+
+    #[test]
+    fn a_line_may_begin_in_one_program_and_end_in_another() {
+        let start = |script| Program::start("sh", Command::new("sh").args(["-c", script]));
+        let mut one = start("printf 'first\\nbeg'").unwrap();
+        let deadline = Instant::now() + LIMIT;
+        let mut lines = Vec::new();
+        while one.unfinished() != b"beg" && Instant::now() < deadline {
+            lines.extend(one.lines_so_far().into_iter().map(|(_, line)| line));
+        }
+        assert_eq!(lines, ["first"]);
+        let mut two = start("echo un").unwrap();
+        two.precede(one.unfinished());
+        assert_eq!(two.heard("begun", LIMIT).unwrap().1, "begun");
     }
 
     #[test]

@@ -48,6 +48,14 @@ impl Samples {
         Some([*sorted.first()?, *sorted.last()?])
     }
 
+    /// The value that `share` of all do not exceed (nearest rank); `None` without any.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let sorted = self.sorted();
+        let rank = (sorted.len() as f64 * share).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied()
+    }
+
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -68,6 +76,14 @@ mod tests {
         assert_eq!(samples(&[9.0, 1.0, 2.0]).median(), Some(2.0));
         assert_eq!(samples(&[4.0, 1.0, 2.0, 100.0]).median(), Some(3.0));
         assert_eq!(samples(&[]).median(), None);
+    }
+
+    #[test]
+    fn a_quantile_is_the_value_at_its_rank() {
+        let all = samples(&[4.0, 1.0, 3.0, 2.0]);
+        let found = [0.0, 0.25, 0.5, 0.99, 1.0].map(|share| all.quantile(share).unwrap());
+        assert_eq!(found, [1.0, 1.0, 2.0, 4.0, 4.0]);
+        assert_eq!(samples(&[]).quantile(0.5), None);
     }
 
     #[test]

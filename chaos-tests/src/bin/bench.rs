@@ -6,10 +6,18 @@ use godwit_chaos_tests::bench::{Bench, Subject};
 
 const USAGE: &str = "\
 usage: bench SUBJECT [--quick] [--json] [--only PART]
-subjects: run
   --quick  fewer repeats, ends in minutes
   --json   one JSON document on standard output
   --only   the parts whose name contains PART";
+
+/// How it is used, with the subjects and their parts.
+fn usage() -> String {
+    let mut text = format!("{USAGE}\nsubjects and their parts:\n");
+    for (name, subject) in Subject::ALL {
+        text += &format!("  {name}: {}\n", subject.parts().join("; "));
+    }
+    text
+}
 
 /// A wrong command line.
 const USAGE_ERROR: u8 = 2;
@@ -23,18 +31,18 @@ fn main() -> ExitCode {
             ("--json", _) => json = true,
             ("--only", _) => only = arguments.next().unwrap_or_default(),
             ("--help" | "-h", _) => {
-                println!("{USAGE}");
+                print!("{}", usage());
                 return ExitCode::SUCCESS;
             }
             (_, Some(named)) if subject.is_none() => subject = Some(named),
             _ => {
-                eprintln!("bench: {argument:?} is not known here\n{USAGE}");
+                eprintln!("bench: {argument:?} is not known here\n{}", usage());
                 return ExitCode::from(USAGE_ERROR);
             }
         }
     }
     let Some(subject) = subject else {
-        eprintln!("{USAGE}");
+        eprint!("{}", usage());
         return ExitCode::from(USAGE_ERROR);
     };
     let bench = match Bench::prepare(quick, &only) {

@@ -25,7 +25,7 @@ mod verify;
 
 pub use hello::settle;
 pub use source::{Controls, SourceGuest, Way, migrate};
-pub use target::{FirstFrame, Prepared, TargetHost, receive};
+pub use target::{FirstFrame, Prepared, TargetHost, Watched, receive};
 
 use std::error::Error;
 

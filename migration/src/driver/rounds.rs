@@ -26,8 +26,10 @@ const SHARE_PAGES: u64 = 512;
 /// Pages of a push that are encoded at a time, so that those who ask for others soon get a turn.
 const PUSH_SHARE_PAGES: u64 = 64;
 
-/// A write that takes longer had to wait for the link, not just for a copy into its buffers.
+/// A write that takes longer had to wait for the link, if that was a good part of the time.
 const FILLED: Duration = Duration::from_millis(1);
+/// The part of the time, encoding included, from which on the link is what limits.
+const LIMITING: u32 = 4;
 
 /// What is left of a round.
 struct Queue {
@@ -100,6 +102,7 @@ impl Rounds {
     ) -> Self {
         let generation = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
+        let sharing = streams.len();
         let streams = streams
             .into_iter()
             .enumerate()
@@ -107,7 +110,7 @@ impl Rounds {
                 let (jobs, inbox) = mpsc::unbounded_channel();
                 let begin = Instant::now();
                 let clock = Box::new(move || begin.elapsed());
-                let codec = CodecChooser::new(compression);
+                let codec = CodecChooser::new(compression).sharing(sharing);
                 let stream = Stream {
                     index,
                     encoder: PageEncoder::new(sent.clone(), codec, clock),
@@ -297,21 +300,22 @@ impl Stream {
     /// Encodes pages and gives them to the link.
     async fn send(&mut self, runs: impl IntoIterator<Item = Run>) -> Result<(), CodedError> {
         self.out.clear();
+        let begin = Instant::now();
         block_in_place(|| {
             self.encoder
                 .encode(&*self.memory, runs, self.round, &mut self.out)
         })
         .map_err(|error| super::coded(ErrorCode::Memory, &error))?;
-        let begin = Instant::now();
+        let bytes = self.out.len() as u64;
+        let out = std::mem::take(&mut self.out);
+        let encoded = Instant::now();
         self.bulk
-            .write(&self.out)
+            .write_owned(out)
             .await
             .map_err(|error| super::coded(ErrorCode::PeerProtocol, &error))?;
-        let took = begin.elapsed();
-        let bytes = self.out.len() as u64;
-        self.encoder
-            .codec_mut()
-            .observe_link(bytes, took, took > FILLED);
+        let (took, waited) = (begin.elapsed(), encoded.elapsed());
+        let limits = waited > FILLED.max(took / LIMITING);
+        self.encoder.codec_mut().observe_link(bytes, took, limits);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::frame::FrameKind;
 use godwit_proto::migrate::{Accept, FromTarget, Offer, PageRun, VERSIONS};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
@@ -59,6 +59,14 @@ pub trait TargetHost: Send + Sync + 'static {
     fn discard(&self);
 }
 
+/// What else matters to a guest that is taken over.
+pub struct Watched {
+    /// Set to `true` when the guest that ran here has ended.
+    pub ended: watch::Receiver<bool>,
+    /// What is to go wrong on purpose.
+    pub faults: Faults,
+}
+
 /// How long the source may take to close a link on which all is said; longer than it takes to notice
 /// that a link is dead.
 const GOODBYE: Duration = Duration::from_secs(4);
@@ -74,7 +82,7 @@ pub async fn receive(
     receiver: Receiver,
     host: Arc<dyn TargetHost>,
     limits: Limits,
-    faults: Faults,
+    mut watched: Watched,
     cancelled: impl Future<Output = ()>,
 ) -> Outcome {
     let begin = Instant::now();
@@ -96,11 +104,12 @@ pub async fn receive(
         watching: None,
         ready: false,
         outcome: None,
-        faults,
+        faults: watched.faults,
     };
     driver.connect(link);
     tokio::pin!(cancelled);
     let mut cancellable = true;
+    let mut ended = false;
     while !machine.is_finished() {
         let due = machine
             .deadline()
@@ -112,6 +121,13 @@ pub async fn receive(
             () = &mut cancelled, if cancellable => {
                 cancellable = false;
                 Happening::Event(Event::Cancel)
+            }
+            changed = watched.ended.changed(), if !ended => {
+                ended = true;
+                if changed.is_err() || !*watched.ended.borrow() {
+                    continue;
+                }
+                Happening::Event(Event::GuestEnded)
             }
         };
         driver.take(happening, &mut machine, begin.elapsed()).await;

@@ -41,7 +41,7 @@ const LEVELS: [(i8, f64, f64); 5] = [
     (3, 250e6, 0.32),
 ];
 
-/// Link speed assumed until measured, bytes per second: 10 Gb/s.
+/// Link speed assumed until measured, bytes per second, for all streams together: 10 Gb/s.
 const ASSUMED_LINK: f64 = 1.25e9;
 
 /// The fastest that a link is assumed to be.
@@ -51,11 +51,12 @@ const MAX_LINK: f64 = 100e9;
 const MIN_GAIN: f64 = 1.05;
 
 /// How much faster a link that did not make us wait is assumed to be, each time.
-const LINK_GROWTH: f64 = 1.125;
+const LINK_GROWTH: f64 = 1.5;
 
-/// Observations of such a link until it is assumed to be faster, at most; they double each time
-/// that proves wrong.
-const MAX_GROWTH_PATIENCE: u32 = 32;
+/// Observations of such a link until it is assumed to be faster: after a measurement, and at most;
+/// they double each time that proves wrong.
+const MIN_GROWTH_PATIENCE: u32 = 8;
+const MAX_GROWTH_PATIENCE: u32 = 64;
 
 /// The part of an assumed speed that must be reached for the assumption to have been right.
 const ASSUMED_REACHED: f64 = 0.8;
@@ -139,6 +140,15 @@ impl CodecChooser {
         chooser
     }
 
+    /// The same for one of `streams` that share the link: until it is measured, each is assumed to
+    /// have its part of it.
+    #[must_use]
+    pub fn sharing(mut self, streams: usize) -> Self {
+        self.link /= streams.max(1) as f64;
+        self.decide();
+        self
+    }
+
     /// The codec in use, tries aside.
     #[must_use]
     pub fn current(&self) -> Codec {
@@ -188,7 +198,8 @@ impl CodecChooser {
         self.decide();
     }
 
-    /// Takes in that this stream's share of the link took `bytes` within `took`. With `waited`
+    /// Takes in that this stream's share of the link took `bytes` within `took`, encoding them
+    /// included, for the link was busy with earlier ones then. With `waited`
     /// false there was not always something to send: then the link is at least that fast, and
     /// assumed to be somewhat faster than thought, so that a slow codec cannot make a link look
     /// slow for ever.
@@ -200,7 +211,8 @@ impl CodecChooser {
         if waited && self.link_assumed {
             let right = speed >= self.link * ASSUMED_REACHED;
             let patience = if right { 1 } else { self.growth_patience * 2 };
-            self.growth_patience = patience.min(MAX_GROWTH_PATIENCE);
+            self.growth_patience = patience.clamp(MIN_GROWTH_PATIENCE, MAX_GROWTH_PATIENCE);
+            self.until_growth = self.growth_patience;
             self.link = speed;
             self.link_assumed = false;
         } else if waited {
@@ -344,6 +356,14 @@ mod tests {
             .filter(|&&codec| codec != choices()[0])
             .count();
         assert!((1..10).contains(&tries), "{tries} tries in 500 blocks");
+    }
+
+    #[test]
+    fn one_of_many_streams_compresses_from_the_start() {
+        let alone = CodecChooser::new(Compression::Auto);
+        assert_eq!(alone.current(), Codec::Raw);
+        assert!(matches!(alone.clone().sharing(4).current(), Codec::Zstd(_)));
+        assert_eq!(alone.sharing(0).current(), Codec::Raw);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! 1. zeros: a range, with no content (MIG-71);
 //! 2. same digest as what the target has: nothing (MIG-72);
-//! 3. sent before, and the copy of that is at hand: a delta (MIG-73);
+//! 3. sent before, and the copy of that is at hand, or the digests of its parts: a delta (MIG-73);
 //! 4. a block of up to 64 pages, through zstd if that is fastest (MIG-74), else as it is.
 
 use std::sync::Arc;
@@ -315,9 +315,14 @@ impl PageEncoder {
             self.sink.stats.unchanged.pages += 1;
             return Fate::Done;
         }
-        if let Some(known) = known
-            && self.add_delta(page, known, (digest, bytes), out)
-        {
+        let is_delta = known.is_some_and(|known| {
+            // Before the parts of what the target has are forgotten.
+            self.add_delta(page, known, (digest, bytes), out)
+        });
+        if !self.always {
+            self.sink.sent.parts.note(page, digest, bytes);
+        }
+        if is_delta {
             return Fate::Done;
         }
         let compress = match self.plan {
@@ -377,8 +382,15 @@ impl PageEncoder {
         let start = deltas.bytes.len();
         // The length comes first and is known last; two bytes hold all that a delta may have.
         deltas.bytes.extend_from_slice(&[0; 2]);
-        let copies = &self.sink.sent.copies;
-        let found = copies.replace(page, known, content, self.sink.round, &mut deltas.bytes);
+        let sent = &self.sink.sent;
+        let round = self.sink.round;
+        let found = match sent
+            .copies
+            .replace(page, known, content, round, &mut deltas.bytes)
+        {
+            Delta::NoBase => sent.parts.encode(page, known, content.1, &mut deltas.bytes),
+            found => found,
+        };
         self.delta_record.add(found);
         if found != Delta::Made {
             deltas.bytes.truncate(start);

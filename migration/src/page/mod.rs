@@ -55,6 +55,7 @@ mod decoder;
 mod delta;
 mod digest;
 mod encoder;
+mod parts;
 mod reader;
 mod sent;
 mod sink;
@@ -77,6 +78,6 @@ pub use stats::{KindStats, PageStats};
 pub use wire::{BatchHeader, BatchKind, PAGE_VERSIONS, Run, WireError};
 pub use zero::is_zero;
 
-/// Copies for deltas that a source keeps unless told otherwise, bytes: what 64 MiB leave besides
-/// the buffers of streams.
+/// What a source keeps for deltas unless told otherwise, copies of pages and digests of their parts,
+/// bytes: what 64 MiB leave besides the buffers of streams.
 pub const DEFAULT_COPIES_BYTES: u64 = 48 << 20;

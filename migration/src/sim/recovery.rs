@@ -9,7 +9,7 @@ use godwit_proto::migrate::{
 };
 
 use super::orders::offer;
-use crate::target::{Command, Event, Limits, Target};
+use crate::target::{Command, Event, Limits, Outcome, Target};
 
 const PAGES: u64 = 200;
 
@@ -104,4 +104,21 @@ fn a_fault_during_a_cut_is_requested_when_the_source_is_back() {
     );
     assert_eq!(target.handle(Event::LinkRestored, now), []);
     assert_eq!(target.handle(recover(), now), answer_to_recover());
+}
+
+#[test]
+fn memory_of_a_guest_that_has_ended_is_not_awaited() {
+    let mut target = starting();
+    let now = Duration::ZERO;
+    // It may end before its start is reported.
+    assert_eq!(target.handle(Event::GuestEnded, now), []);
+    target.handle(Event::Resumed, now);
+    assert_eq!(
+        target.handle(Event::Committed, now),
+        [
+            Command::MemoryWhole,
+            Command::SendControl(FromTarget::Complete),
+            Command::Finish(Outcome::Completed),
+        ]
+    );
 }

@@ -45,6 +45,8 @@ pub enum Event {
     Fault(PageRun),
     /// Pages that followed the guest are in memory.
     PagesInstalled(PageRun),
+    /// The guest that runs here has ended: nobody needs its memory any more.
+    GuestEnded,
     /// A command failed.
     Failed {
         /// Which.

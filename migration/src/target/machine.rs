@@ -49,6 +49,8 @@ pub(super) struct Core {
     pub(super) built: bool,
     pub(super) link_up: bool,
     pub(super) may_run: bool,
+    /// The guest has ended here.
+    pub(super) guest_ended: bool,
     pub(super) restore_ns: u64,
 }
 
@@ -123,6 +125,7 @@ impl Target {
                 built: false,
                 link_up: true,
                 may_run: false,
+                guest_ended: false,
                 restore_ns: 0,
             },
             phase: Phase::AwaitingOffer {
@@ -141,6 +144,7 @@ impl Target {
             }
             Event::Control(FromSource::Pong { .. }) => return Vec::new(),
             Event::LinkLost => core.link_up = false,
+            Event::GuestEnded => core.guest_ended = core.may_run,
             Event::Control(FromSource::Recover { .. }) => core.link_up = true,
             _ => {}
         }

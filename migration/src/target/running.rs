@@ -86,7 +86,8 @@ impl Running {
             Event::Cancel => core.out.push(Command::CancelTooLate),
             _ => {}
         }
-        if self.committed && self.absent.left() == 0 {
+        let has_all = self.absent.left() == 0 || core.guest_ended;
+        if self.committed && has_all {
             core.out.push(Command::MemoryWhole);
             core.send(FromTarget::Complete);
             core.out.push(Command::Finish(Outcome::Completed));

@@ -1,10 +1,15 @@
 //! Bulk streams: bytes from source to target, as many and as fast as the link takes.
+//!
+//! On a connection of its own, bulk is buffered by QUIC in proportion to what is under way, as the
+//! kernel does for TCP: the time that a write takes then tells what the link carries, and no memory
+//! is spent on what only waits. (Beside control and faults it must not be: with less than all
+//! windows together, bulk could fill the buffer that they need.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream, WriteError};
 use tokio::time::timeout;
 
 use super::connections::Shared;
@@ -12,6 +17,13 @@ use super::error::{CloseCode, Phase, TransportError};
 use super::stall::StallDetector;
 
 const PHASE: Phase = Phase::Bulk;
+
+/// What QUIC buffers of bulk, in congestion windows: one under way and one that follows.
+const BUFFERED_WINDOWS: u64 = 2;
+/// The least and the most of it for a connection, bytes. The most is what the streams' windows let
+/// through by default, and little enough to stay in a processor's cache.
+const LEAST_BUFFERED: u64 = 1 << 20;
+const MOST_BUFFERED: u64 = 8 << 20;
 
 /// Bytes that passed through a stream, to be looked at from elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +82,7 @@ impl BulkSender {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
         let mut rest = bytes;
         while !rest.is_empty() {
+            self.fit_buffer();
             let (piece, later) = rest.split_at(rest.len().min(self.shared.cap.piece_bytes()));
             self.shared.cap.spend(piece.len()).await;
             self.write_piece(piece).await?;
@@ -78,27 +91,74 @@ impl BulkSender {
         Ok(())
     }
 
+    /// As [`BulkSender::write`], without a copy: QUIC keeps `bytes` until the target has them.
+    ///
+    /// # Errors
+    /// As [`BulkSender::write`].
+    pub async fn write_owned(&mut self, bytes: Vec<u8>) -> Result<(), TransportError> {
+        if self.shared.cap.is_set() {
+            // In the cap's pieces.
+            return self.write(&bytes).await;
+        }
+        let mut left = bytes.len();
+        let mut rest = [bytes.into()];
+        while left > 0 {
+            self.fit_buffer();
+            let mut detector = self.detector();
+            let taken = loop {
+                let writing = self.stream.write_chunks(&mut rest);
+                match timeout(detector.interval(), writing).await {
+                    Ok(written) => break written.map(|written| written.bytes),
+                    Err(_) => self.still_moves(&mut detector)?,
+                }
+            };
+            left -= self.took(taken)?;
+        }
+        Ok(())
+    }
+
     async fn write_piece(&mut self, mut piece: &[u8]) -> Result<(), TransportError> {
         while !piece.is_empty() {
-            let mut detector =
-                StallDetector::new(Instant::now(), self.stall_limit, self.frames_sent());
+            let mut detector = self.detector();
             let taken = loop {
                 match timeout(detector.interval(), self.stream.write(piece)).await {
                     Ok(written) => break written,
-                    Err(_) => detector
-                        .observe(Instant::now(), self.frames_sent())
-                        .map_err(|stall| TransportError::Stalled {
-                            phase: PHASE,
-                            waited: stall.waited,
-                        })?,
+                    Err(_) => self.still_moves(&mut detector)?,
                 }
             };
-            let taken =
-                taken.map_err(|error| self.shared.explain(TransportError::write(PHASE, error)))?;
-            self.written.add(taken);
-            piece = &piece[taken..];
+            piece = &piece[self.took(taken)?..];
         }
         Ok(())
+    }
+
+    fn detector(&self) -> StallDetector {
+        StallDetector::new(Instant::now(), self.stall_limit, self.frames_sent())
+    }
+
+    fn still_moves(&self, detector: &mut StallDetector) -> Result<(), TransportError> {
+        let observed = detector.observe(Instant::now(), self.frames_sent());
+        observed.map_err(|stall| TransportError::Stalled {
+            phase: PHASE,
+            waited: stall.waited,
+        })
+    }
+
+    /// Counts what QUIC took.
+    fn took(&self, taken: Result<usize, WriteError>) -> Result<usize, TransportError> {
+        let taken =
+            taken.map_err(|error| self.shared.explain(TransportError::write(PHASE, error)))?;
+        self.written.add(taken);
+        Ok(taken)
+    }
+
+    /// Lets QUIC buffer as much as the path has use for.
+    fn fit_buffer(&self) {
+        if self.shared.connections.len() > 1 {
+            let under_way = self.connection.stats().path.cwnd;
+            let buffered = under_way.saturating_mul(BUFFERED_WINDOWS);
+            let buffered = buffered.clamp(LEAST_BUFFERED, MOST_BUFFERED);
+            self.connection.set_send_window(buffered);
+        }
     }
 
     /// Ends the stream and waits until the target's QUIC has all of it.

@@ -92,6 +92,11 @@ impl Cap {
         });
     }
 
+    /// Whether there is one.
+    pub(super) fn is_set(&self) -> bool {
+        self.with(|slot| slot.is_some())
+    }
+
     /// Bytes to write at once.
     pub(super) fn piece_bytes(&self) -> usize {
         self.with(|slot| slot.as_ref().map_or(MAX_PIECE_BYTES, Bucket::piece_bytes))

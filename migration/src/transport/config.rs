@@ -27,8 +27,7 @@ const MAX_MTU: u16 = 65_507;
 pub(super) const MAX_BULK_STREAMS: u8 = 16;
 /// The most connections of a link besides the first.
 pub(super) const MAX_BULK_CONNECTIONS: u8 = 8;
-/// Bounds of a stream's window. Large enough for 10 Gb/s at 6 ms; and a target may not make the
-/// source buffer without end.
+/// Bounds of a stream's window: a target may not make the source buffer without end.
 const STREAM_WINDOW: std::ops::RangeInclusive<u32> = 64 << 10..=32 << 20;
 /// Control and fault: they have windows of their own beyond those of bulk.
 const FRAMED_STREAMS: u32 = 2;
@@ -58,6 +57,7 @@ pub struct Tuning {
     /// Bulk streams, 1 to 16.
     pub bulk_streams: u8,
     /// Connections for bulk alone, 0 to 8; with 0 bulk shares the first connection with control and faults.
+    /// With one of its own, QUIC buffers of bulk only what the path has use for, see [`BulkSender`](super::BulkSender).
     pub bulk_connections: u8,
     /// What each stream may hold unread, 64 KiB to 32 MiB. A side buffers at most this for each
     /// stream: (`bulk_streams` + 2) times, for every connection.
@@ -87,8 +87,9 @@ impl Default for Tuning {
             // Jumbo frames: 9,000 bytes less the headers of IPv6 and UDP.
             mtu_limit: 8952,
             bulk_streams: 4,
-            bulk_connections: 0,
-            stream_window_bytes: 8 << 20,
+            bulk_connections: 1,
+            // Four streams fill 10 Gb/s at 6 ms; what is more than that only waits in memory.
+            stream_window_bytes: 2 << 20,
             keep_alive: Duration::from_millis(500),
             dead_after: Duration::from_millis(2400),
             stall_limit: Duration::from_secs(3),

@@ -87,11 +87,18 @@ impl Receive {
             patience: Duration::from_secs(self.patience),
             recovery_window: self.recovery_window.map(Duration::from_secs),
         };
-        self.foreground.execute(|machine, signals| {
+        let mut rest = None;
+        let code = self.foreground.execute(|machine, signals| {
             let faults = migrate::fault::plan(&self.inject, Side::Target)?;
             let invite = |address, token: &str| self.invite(address, token);
-            migrate::receive_guest(machine, door, here, faults, signals, invite)
-        })
+            let received = migrate::receive_guest(machine, door, here, faults, signals, invite);
+            rest = Some(received?);
+            Ok(())
+        });
+        if let Some(rest) = rest {
+            rest.settle();
+        }
+        code
     }
 
     /// Tells how a guest is moved here: on stderr, for stdout is the guest's.

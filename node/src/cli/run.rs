@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::process::ExitReason;
+use godwit_vmm::guest::DirtyTracking;
 use tracing::level_filters::LevelFilter;
 
 use super::chaos;
@@ -61,6 +62,27 @@ impl Run {
     }
 }
 
+/// How written pages are found.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum DirtyLogArg {
+    /// As it suits the host's kernel best
+    Auto,
+    /// A bit for each page
+    Bitmap,
+    /// A ring for each vCPU
+    Ring,
+}
+
+impl From<DirtyLogArg> for DirtyTracking {
+    fn from(arg: DirtyLogArg) -> Self {
+        match arg {
+            DirtyLogArg::Auto => Self::Auto,
+            DirtyLogArg::Bitmap => Self::Bitmap,
+            DirtyLogArg::Ring => Self::Ring,
+        }
+    }
+}
+
 /// How a guest runs in the foreground.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ForegroundArgs {
@@ -70,6 +92,9 @@ pub(super) struct ForegroundArgs {
     /// Serve the control protocol on this Unix socket (see `godwit vmm-ctl --help`)
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// How pages that the guest writes are found while it is moved from here
+    #[arg(long, value_enum, default_value_t = DirtyLogArg::Auto, value_name = "KIND")]
+    dirty_log: DirtyLogArg,
     /// Exit when the guest resets itself
     #[arg(long)]
     no_reboot: bool,
@@ -110,6 +135,7 @@ impl ForegroundArgs {
             end_on_reset: self.no_reboot,
             attachable: self.socket.is_some(),
             chaos: self.chaos,
+            dirty_tracking: self.dirty_log.into(),
         })
         .map_err(failed)?;
         let socket = self.socket.as_deref().map(Socket::bind).transpose();

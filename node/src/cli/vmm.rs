@@ -71,6 +71,7 @@ impl Vmm {
             end_on_reset: self.no_reboot,
             attachable: true,
             chaos: self.chaos,
+            ..MachineOptions::default()
         })
         .map_err(failed)?;
         let socket = Socket::bind(&self.socket).map_err(|error| error.coded())?;

@@ -32,7 +32,7 @@ use godwit_proto::process::{
 };
 use godwit_vmm::devices::terminal::InputPump;
 use godwit_vmm::guest::{
-    self, Attachments, Guest, GuestError, GuestEvent, Heirloom, RestoreOptions,
+    self, Attachments, DirtyTracking, Guest, GuestError, GuestEvent, Heirloom, RestoreOptions,
 };
 use godwit_vmm::vcpu::{Crash, CrashCause};
 use tokio::sync::watch;
@@ -54,6 +54,8 @@ pub struct MachineOptions {
     pub attachable: bool,
     /// Clients may have its migrations meet faults.
     pub chaos: bool,
+    /// How pages that it writes are found while it moves.
+    pub dirty_tracking: DirtyTracking,
 }
 
 /// The one guest of this process.
@@ -73,6 +75,8 @@ pub struct Machine {
     arrived: Mutex<Option<Arrived>>,
     /// Raised when the end is complete.
     ended: Flag,
+    /// Whether it has begun.
+    ending: watch::Sender<bool>,
     options: MachineOptions,
 }
 
@@ -151,6 +155,7 @@ impl Machine {
             awaited_as: OnceLock::new(),
             arrived: Mutex::new(None),
             ended: Flag::new()?,
+            ending: watch::Sender::new(false),
             options,
         }))
     }
@@ -161,8 +166,7 @@ impl Machine {
     /// What the VMM says, or that there is a guest already; nothing is left of it then.
     pub fn create(self: &Arc<Self>, spec: &GuestSpec) -> Result<(), CodedError> {
         self.build(|| {
-            let (ends, attachments) =
-                Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+            let (ends, attachments) = self.open_ends(spec)?;
             let guest = Guest::build(spec, attachments).map_err(|error| error.coded())?;
             Ok((guest, ends))
         })
@@ -180,8 +184,7 @@ impl Machine {
         self.build(|| {
             let spec = guest::snapshot_spec(dir, &options.overrides);
             let spec = spec.map_err(|error| error.coded())?;
-            let (ends, attachments) =
-                Ends::open(&spec, self.options.attachable).map_err(|error| error.coded())?;
+            let (ends, attachments) = self.open_ends(&spec)?;
             let guest = Guest::restore(dir, options, attachments);
             Ok((guest.map_err(|error| error.coded())?, ends))
         })
@@ -198,12 +201,8 @@ impl Machine {
         heirloom: Option<Heirloom>,
     ) -> Result<Arc<Guest>, CodedError> {
         self.build(|| {
-            let (ends, attachments) =
-                Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
-            let attachments = Attachments {
-                heirloom,
-                ..attachments
-            };
+            let (ends, mut attachments) = self.open_ends(spec)?;
+            attachments.heirloom = heirloom;
             let guest = Guest::build_waiting(spec, attachments).map_err(|error| error.coded())?;
             *self.migration() = Migration::Arriving;
             Ok((guest, ends))
@@ -219,6 +218,12 @@ impl Machine {
         if let Migration::Arriving = *migration {
             *migration = Migration::None;
         }
+    }
+
+    /// Turns to `true` when the guest ends.
+    #[must_use]
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
     }
 
     /// Ends the guest, which runs without memory that will never be here.
@@ -492,6 +497,7 @@ impl Machine {
                 present.guest.abandon();
                 std::mem::forget(present.clone());
             }
+            self.ending.send_replace(true);
             let (inner, late) = self
                 .returned
                 .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)
@@ -523,6 +529,13 @@ impl Machine {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self.inner().slot, Slot::Empty)
+    }
+
+    fn open_ends(&self, spec: &GuestSpec) -> Result<(Ends, Attachments), CodedError> {
+        let (ends, mut attachments) =
+            Ends::open(spec, self.options.attachable).map_err(|error| error.coded())?;
+        attachments.dirty_tracking = self.options.dirty_tracking;
+        Ok((ends, attachments))
     }
 
     fn build(

@@ -10,7 +10,7 @@ mod target;
 pub use arrived::Arrived;
 pub use ports::{FollowingPort, GuestPort, LogPort, MemoryPort};
 pub use source::move_guest;
-pub use target::{Door, Here, receive_guest};
+pub use target::{Door, Here, Rest, receive_guest};
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use tokio::runtime::{Builder, Runtime};

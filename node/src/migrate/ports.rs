@@ -11,6 +11,9 @@ use godwit_vmm::memory::{DirtyLog, DirtyPages, GuestRam};
 /// Guest page size, bytes.
 const PAGE: u64 = ports::PAGE_BYTES as u64;
 
+/// The least run of pages, in bytes, that is filled through the memory file.
+const FILLED_BYTES: usize = 64 << 10;
+
 /// A guest's memory.
 pub struct MemoryPort(Arc<GuestRam>);
 
@@ -31,7 +34,14 @@ impl ports::GuestMemory for MemoryPort {
     }
 
     fn write(&self, first: u64, bytes: &[u8]) -> Result<(), PortError> {
-        Ok(self.0.write(offset(first)?, bytes)?)
+        let at = offset(first)?;
+        // Long runs are memory that comes for the first time; single pages are those that the guest
+        // writes again and again, and will touch at once.
+        if bytes.len() >= FILLED_BYTES {
+            Ok(self.0.fill(at, bytes)?)
+        } else {
+            Ok(self.0.write(at, bytes)?)
+        }
     }
 
     fn write_zeros(&self, first: u64, count: u64) -> Result<(), PortError> {

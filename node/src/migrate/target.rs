@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost};
+use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost, Watched};
 use godwit_migration::fault::Faults;
 use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
@@ -28,7 +28,7 @@ use crate::foreground::signals::Signals;
 use crate::guest_process::client::Client;
 use crate::guest_process::keeper;
 use crate::guest_process::machine::Machine;
-use crate::wait::{self, Flag, Watched};
+use crate::wait::{self, Flag};
 
 /// What is different about the guest on this host.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +54,20 @@ pub struct Door {
     pub recovery_window: Option<Duration>,
 }
 
+/// What is left of a migration whose guest runs here.
+pub struct Rest(mpsc::Receiver<Told>);
+
+impl Rest {
+    /// How long a source is waited for that has not heard how it ended.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// To be called before the process ends: the source may not know yet that it can go.
+    pub fn settle(self) {
+        // Nothing is told any more when it is over.
+        let _ = self.0.recv_timeout(Self::PATIENCE);
+    }
+}
+
 /// What the thread that takes a guest over tells.
 enum Told {
     /// It runs here; its memory may still follow.
@@ -74,7 +88,7 @@ pub fn receive_guest(
     faults: Faults,
     signals: Signals,
     invite: impl FnOnce(SocketAddr, &str),
-) -> Result<(), CodedError> {
+) -> Result<Rest, CodedError> {
     let failed =
         |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::PeerProtocol, error);
     let usual = Limits::new(MAX_BYTES / 4096);
@@ -106,6 +120,10 @@ pub fn receive_guest(
     });
     let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
     let stopped = signalled(signals, over.clone());
+    let watched = Watched {
+        ended: machine.ending(),
+        faults: faults.clone(),
+    };
     let take_over = move || {
         let ended = runtime.block_on(async {
             tokio::pin!(stopped);
@@ -119,13 +137,12 @@ pub fn receive_guest(
             let mut link =
                 link.map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
             driver::settle(&mut link.control).await?;
-            let met = faults.clone();
-            let outcome = driver::receive(link, receiver, host, limits, met, stopped).await;
+            let outcome = driver::receive(link, receiver, host, limits, watched, stopped).await;
             fault::report_missed(&faults);
             Ok(outcome)
         });
         over.raise();
-        // Nobody listens when the guest runs.
+        // Nobody may listen.
         let _ = teller.send(Told::Ended(ended));
         // A thread may wait for memory that does not come.
         runtime.shutdown_background();
@@ -135,7 +152,7 @@ pub fn receive_guest(
         .spawn(take_over)
         .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
     match told.recv() {
-        Ok(Told::Runs | Told::Ended(Ok(Outcome::Completed))) => Ok(()),
+        Ok(Told::Runs | Told::Ended(Ok(Outcome::Completed))) => Ok(Rest(told)),
         Ok(Told::Ended(Ok(Outcome::Refused(reasons)))) => Err(all(&reasons)),
         Ok(Told::Ended(Ok(Outcome::NeverRan(error) | Outcome::PagesLost { error, .. }))) => {
             Err(error)
@@ -152,7 +169,10 @@ pub fn receive_guest(
 fn signalled(signals: Signals, over: Arc<Flag>) -> impl Future<Output = ()> {
     let (tell, told) = oneshot::channel();
     thread::spawn(move || {
-        let watched = [Watched::readable(&signals), Watched::readable(&*over)];
+        let watched = [
+            wait::Watched::readable(&signals),
+            wait::Watched::readable(&*over),
+        ];
         if let Ok([true, _]) = wait::ready(watched, None) {
             // Nobody may wait for it any more.
             let _ = tell.send(());
@@ -294,7 +314,7 @@ impl TargetHost for Host {
     }
 
     fn announce(&self) -> FirstFrame {
-        // Nobody listens to the second.
+        // Nobody may listen.
         let _ = self.teller.send(Told::Runs);
         let Some(guest) = self.guest() else {
             return Box::new(|_| None);
@@ -308,7 +328,10 @@ impl TargetHost for Host {
 
     fn memory_whole(&self, arrived: &Arc<DigestTable>) {
         let guest = self.take_guest();
-        if let Some(guest) = guest {
+        // A guest that has ended may lack memory, and its devices may not go on with zeros.
+        if let Some(guest) = guest
+            && self.machine.exit_reason().is_none()
+        {
             guest.memory_arrived();
         }
         let by = *self.by.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,6 +9,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use vm_memory::bitmap::AtomicBitmap;
@@ -253,6 +254,25 @@ impl GuestRam {
                 self.memory
                     .write_slice(&bytes[start..start + len], GuestAddress(address))
             })
+    }
+
+    /// Writes memory from `offset` of the memory file on, through the file: where no page is, the kernel puts one
+    /// without clearing it first and without a fault for each. Whoever touches such a page later has it
+    /// mapped then. Not for memory whose writes are logged.
+    ///
+    /// # Errors
+    /// When the range leaves memory, or the kernel has no page.
+    pub fn fill(&self, offset: u64, bytes: &[u8]) -> Result<(), GuestMemoryError> {
+        // Huge pages are not written through the file, or would be split.
+        if self.huge_pages != HugePages::None {
+            return self.write(offset, bytes);
+        }
+        let inside = offset.checked_add(bytes.len() as u64);
+        inside
+            .filter(|&end| end <= self.bytes)
+            .ok_or(GuestMemoryError::InvalidBackendAddress)?;
+        let written = self.file.write_all_at(bytes, offset);
+        written.map_err(GuestMemoryError::IOError)
     }
 
     /// The guest ranges of `len` bytes at `offset` of the memory file, as (guest address, start in
@@ -544,6 +564,17 @@ mod tests {
         assert_eq!(back, [0, 1, 2, 3, 4, 0]);
         assert!(ram.read((4 << 30) - 1, &mut back).is_err());
         assert!(ram.write(u64::MAX, &[0]).is_err());
+    }
+
+    #[test]
+    fn what_is_filled_through_the_file_is_in_memory_and_never_past_its_end() {
+        let ram = GuestRam::allocate(MIN_BYTES, HugePages::None).unwrap();
+        ram.fill(PAGE_SIZE - 1, &[1, 2]).unwrap();
+        let here: [u8; 4] = ram.memory().read_obj(GuestAddress(PAGE_SIZE - 2)).unwrap();
+        assert_eq!(here, [0, 1, 2, 0]);
+        assert!(ram.fill(MIN_BYTES - 1, &[1, 2]).is_err());
+        assert!(ram.fill(u64::MAX, &[1]).is_err());
+        assert_eq!(ram.file.metadata().unwrap().len(), MIN_BYTES);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::super::{Bench, BenchError};
+use super::{Bench, BenchError};
 
 const ENTRY: u64 = 0x20_0000;
 const HEADER_BYTES: u64 = 64;
@@ -33,7 +33,8 @@ pub(super) fn spark(bench: &Bench) -> Result<PathBuf, BenchError> {
     write(bench, "spark.elf", &spark_elf())
 }
 
-fn write(bench: &Bench, name: &str, bytes: &[u8]) -> Result<PathBuf, BenchError> {
+/// A file in the folder of this run.
+pub(super) fn write(bench: &Bench, name: &str, bytes: &[u8]) -> Result<PathBuf, BenchError> {
     let path = bench.file(name);
     fs::write(&path, bytes).map_err(|source| BenchError::System {
         doing: format!("write {}", path.display()),

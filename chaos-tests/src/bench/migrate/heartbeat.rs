@@ -1,0 +1,114 @@
+//! The blackout as the guest sees it.
+//!
+//! The guest's clock stands while nobody runs it, under both VMMs, so the guest alone
+//! cannot tell how long it was away. Two things together can: the largest step that
+//! its clock made around the move, and by how much the clock is behind the host's
+//! afterwards. The second is the change of (arrival of a heartbeat − its time stamp),
+//! of which the smallest of many is taken on each side: a line may be read late, but
+//! never early.
+
+use std::time::{Duration, Instant};
+
+use super::super::program::number;
+use super::super::{BenchError, Program};
+
+/// Heartbeats that are taken on each side.
+pub(super) const BEATS: usize = 25;
+/// Milliseconds between them.
+pub(super) const PERIOD_MS: u32 = 20;
+/// How often the guest looks at its clock while idle, µs: the resolution.
+pub(super) const TICK_US: u32 = 200;
+const PATIENCE: Duration = Duration::from_secs(60);
+const LINE: &str = "heartbeat seq=";
+
+/// The words of the guest's command line that make it beat as this needs it.
+pub(super) fn words() -> String {
+    format!("heartbeat={PERIOD_MS} tick={TICK_US}")
+}
+
+/// Whether the guest's `line` is a heartbeat.
+pub(super) fn is_beat(line: &str) -> bool {
+    line.starts_with(LINE)
+}
+
+/// What heartbeats on one side told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beats {
+    /// Smallest (arrival − time stamp) in seconds, since `epoch`.
+    offset: f64,
+    /// The largest step in the first of them, seconds.
+    first_gap: Option<f64>,
+}
+
+impl Beats {
+    /// The next ones that `program` shows; all that it shows meanwhile is `said`.
+    pub(super) fn listen(
+        program: &mut Program,
+        epoch: Instant,
+        said: &mut Vec<(Instant, String)>,
+    ) -> Result<Self, BenchError> {
+        let deadline = Instant::now() + PATIENCE;
+        let (mut beats, mut count) = (Self::none(), 0);
+        while count < BEATS {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (at, line) = program.heard("", left)?;
+            if is_beat(&line) {
+                beats.add(at.saturating_duration_since(epoch), &line)?;
+                count += 1;
+            }
+            said.push((at, line));
+        }
+        Ok(beats)
+    }
+
+    const fn none() -> Self {
+        Self {
+            offset: f64::MAX,
+            first_gap: None,
+        }
+    }
+
+    fn add(&mut self, heard: Duration, line: &str) -> Result<(), BenchError> {
+        let guest = number(line, "time_ns")? / 1e9;
+        self.offset = self.offset.min(heard.as_secs_f64() - guest);
+        let gap = number(line, "gap_max_ns")? / 1e9;
+        self.first_gap.get_or_insert(gap);
+        Ok(())
+    }
+
+    /// How long the guest did not run between these beats and those `after` its move. The first
+    /// of those covers the move.
+    pub(super) fn blackout(&self, after: &Self) -> Duration {
+        let behind = (after.offset - self.offset).max(0.0);
+        Duration::from_secs_f64(behind + after.first_gap.unwrap_or(0.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beats(of: &[(u64, u64, u64)]) -> Beats {
+        let mut beats = Beats::none();
+        for (heard_ms, guest_ms, gap_ms) in of {
+            let line = format!("{LINE}1 time_ns={guest_ms}000000 gap_max_ns={gap_ms}000000 x=y");
+            beats.add(Duration::from_millis(*heard_ms), &line).unwrap();
+        }
+        beats
+    }
+
+    #[test]
+    fn a_blackout_is_what_the_clock_jumped_and_what_it_lacks() {
+        // One line was read 7 ms late on each side.
+        let before = beats(&[(107, 60, 1), (120, 80, 1)]);
+        let after = beats(&[(150, 100, 4), (177, 120, 9)]);
+        assert_eq!(before.blackout(&after), Duration::from_millis(10 + 4));
+    }
+
+    #[test]
+    fn a_clock_that_went_on_leaves_the_jump() {
+        let before = beats(&[(100, 60, 1)]);
+        let after = beats(&[(200, 160, 50)]);
+        assert_eq!(before.blackout(&after), Duration::from_millis(50));
+    }
+}
