@@ -20,7 +20,7 @@ use crate::moving::{receive, wait_for};
 use crate::support::{PATIENCE, Running, field, godwit, has_kvm, say_skipped};
 
 /// Cases that run at once. Most of their time they wait until a dead peer is taken for dead.
-const LANES: usize = 16;
+const LANES: usize = 12;
 /// Small, so that a move is short.
 const GUEST: &str = "heartbeat=20 every=200 check=2M,rate:2000,verify:20000";
 /// Long enough to be more than the noise of a loaded machine, shorter than any limit of a peer.
