@@ -17,6 +17,7 @@
 
 pub mod driver;
 pub mod fault;
+pub mod forecast;
 pub mod options;
 pub mod page;
 mod page_set;

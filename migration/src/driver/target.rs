@@ -107,9 +107,9 @@ pub async fn receive(
         faults: watched.faults,
     };
     driver.connect(link);
+    let mut ended = false;
     tokio::pin!(cancelled);
     let mut cancellable = true;
-    let mut ended = false;
     while !machine.is_finished() {
         let due = machine
             .deadline()
@@ -118,16 +118,16 @@ pub async fn receive(
             happening = inbox.recv() => happening.expect("the driver holds a sender"),
             Some(happening) = heard.next() => happening,
             () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
-            () = &mut cancelled, if cancellable => {
-                cancellable = false;
-                Happening::Event(Event::Cancel)
-            }
             changed = watched.ended.changed(), if !ended => {
                 ended = true;
                 if changed.is_err() || !*watched.ended.borrow() {
                     continue;
                 }
                 Happening::Event(Event::GuestEnded)
+            }
+            () = &mut cancelled, if cancellable => {
+                cancellable = false;
+                Happening::Event(Event::Cancel)
             }
         };
         driver.take(happening, &mut machine, begin.elapsed()).await;

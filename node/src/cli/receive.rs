@@ -91,8 +91,9 @@ impl Receive {
         let code = self.foreground.execute(|machine, signals| {
             let faults = migrate::fault::plan(&self.inject, Side::Target)?;
             let invite = |address, token: &str| self.invite(address, token);
-            let received = migrate::receive_guest(machine, door, here, faults, signals, invite);
-            rest = Some(received?);
+            rest = Some(migrate::receive_guest(
+                machine, door, here, faults, signals, invite,
+            )?);
             Ok(())
         });
         if let Some(rest) = rest {

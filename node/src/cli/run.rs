@@ -134,8 +134,8 @@ impl ForegroundArgs {
         let machine = Machine::new(MachineOptions {
             end_on_reset: self.no_reboot,
             attachable: self.socket.is_some(),
-            chaos: self.chaos,
             dirty_tracking: self.dirty_log.into(),
+            chaos: self.chaos,
         })
         .map_err(failed)?;
         let socket = self.socket.as_deref().map(Socket::bind).transpose();

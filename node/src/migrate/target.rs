@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost, Watched};
+use godwit_migration::driver::{self, FirstFrame, Prepared, TargetHost};
 use godwit_migration::fault::Faults;
 use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
@@ -28,7 +28,7 @@ use crate::foreground::signals::Signals;
 use crate::guest_process::client::Client;
 use crate::guest_process::keeper;
 use crate::guest_process::machine::Machine;
-use crate::wait::{self, Flag};
+use crate::wait::{self, Flag, Watched};
 
 /// What is different about the guest on this host.
 #[derive(Clone, Debug, Default)]
@@ -118,12 +118,12 @@ pub fn receive_guest(
         by: Mutex::new(None),
         teller: teller.clone(),
     });
-    let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
-    let stopped = signalled(signals, over.clone());
-    let watched = Watched {
+    let watched = driver::Watched {
         ended: machine.ending(),
         faults: faults.clone(),
     };
+    let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
+    let stopped = signalled(signals, over.clone());
     let take_over = move || {
         let ended = runtime.block_on(async {
             tokio::pin!(stopped);
@@ -169,10 +169,7 @@ pub fn receive_guest(
 fn signalled(signals: Signals, over: Arc<Flag>) -> impl Future<Output = ()> {
     let (tell, told) = oneshot::channel();
     thread::spawn(move || {
-        let watched = [
-            wait::Watched::readable(&signals),
-            wait::Watched::readable(&*over),
-        ];
+        let watched = [Watched::readable(&signals), Watched::readable(&*over)];
         if let Ok([true, _]) = wait::ready(watched, None) {
             // Nobody may wait for it any more.
             let _ = tell.send(());
