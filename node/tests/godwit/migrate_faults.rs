@@ -17,10 +17,10 @@ use godwit_proto::codes::ErrorCode;
 use tempfile::TempDir;
 
 use crate::moving::{receive, wait_for};
-use crate::support::{PATIENCE, Running, field, godwit, has_kvm};
+use crate::support::{PATIENCE, Running, field, godwit, has_kvm, say_skipped};
 
 /// Cases that run at once. Most of their time they wait until a dead peer is taken for dead.
-const LANES: usize = 16;
+const LANES: usize = 12;
 /// Small, so that a move is short.
 const GUEST: &str = "heartbeat=20 every=200 check=2M,rate:2000,verify:20000";
 /// Long enough to be more than the noise of a loaded machine, shorter than any limit of a peer.
@@ -41,7 +41,16 @@ enum Taken {
     UnwindingAfter(&'static str),
     /// When the source has given it up, if somebody wants it to stop all the same.
     TooLate(&'static str),
-    /// Not in a migration as these: in other modes, or of guests that write more than the link takes.
+    /// While the source owns it, when memory is compared.
+    Compared,
+    /// While the source owns it, when memory is to follow the guest.
+    BeforeItFollows,
+    /// While memory follows the guest, this how-manieth time; the first pages may be what restoring the
+    /// state needs, when the source still owns it.
+    Following(u32),
+    /// While memory follows the guest, if this fault was met first.
+    Recovering(&'static str),
+    /// Only of guests that write more than the link takes, see `migrate_limits`.
     Elsewhere,
 }
 
@@ -87,22 +96,19 @@ fn taken(step: Step) -> Taken {
         Step::SourceTooLate => Taken::TooLate("source:send-relinquish=cancel"),
         Step::TargetTooLate => Taken::TooLate("target:send-ready=cancel"),
         Step::SendNotStarted => Taken::UnwindingAfter("target:resume-guest=error"),
-        Step::SetThrottle
-        | Step::DigestMemory
-        | Step::SendStale
-        | Step::SendMissing
-        | Step::SendDigests
-        | Step::SendPages
-        | Step::SendPushDone
-        | Step::Redial
-        | Step::SendRecover
+        Step::DigestMemory | Step::SendDigests | Step::CheckDigests => Taken::Compared,
+        Step::SendStale
         | Step::GiveUp
         | Step::SendGaveUp
-        | Step::CheckDigests
-        | Step::RegisterMissing
-        | Step::RequestPages
-        | Step::InstallPages
-        | Step::SendReceived => Taken::Elsewhere,
+        | Step::SendMissing
+        | Step::RegisterMissing => Taken::BeforeItFollows,
+        Step::SendPages | Step::RequestPages | Step::InstallPages => Taken::Following(4),
+        Step::SendPushDone => Taken::Following(1),
+        // Longer than a dead peer goes unnoticed, and shorter than the window.
+        Step::Redial | Step::SendRecover | Step::SendReceived => {
+            Taken::Recovering("source:send-relinquish=cut:4s")
+        }
+        Step::SetThrottle => Taken::Elsewhere,
     }
 }
 
@@ -116,12 +122,15 @@ struct Case {
     after: bool,
     /// Whether what leads there, and a cancel there, changes nothing.
     too_late: bool,
+    /// How it is moved.
+    how: &'static [&'static str],
+    occurrence: u32,
 }
 
 impl Case {
     /// What is injected at `side`.
     fn injections(&self, side: Side) -> Vec<String> {
-        let own = format!("{}={}", self.step, self.fault);
+        let own = format!("{}@{}={}", self.step, self.occurrence, self.fault);
         let all = self.cause.map(str::to_owned).into_iter().chain([own]);
         all.filter(|text| text.starts_with(&side.to_string()))
             .collect()
@@ -147,25 +156,36 @@ impl Case {
     }
 }
 
-fn cases(faults: &[&str]) -> Vec<Case> {
+/// Every step at which memory is (not) compared, nor follows the guest.
+fn cases(plain: bool, faults: &[&str]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &step in Step::ALL {
-        let (after, too_late, cause) = match taken(step) {
+        let pre_copy: &[&str] = &["--mode", "pre-copy"];
+        let post_copy: &[&str] = &["--mode", "post-copy"];
+        let (after, too_late, cause, how) = match taken(step) {
             // A target that is ready waits for the source's word, whatever its user wants.
-            Taken::Before => (false, step == Step::SendReady, None),
-            Taken::After => (true, true, None),
-            Taken::Unwinding(cause) => (false, false, Some(cause)),
-            Taken::UnwindingAfter(cause) => (true, false, Some(cause)),
-            Taken::TooLate(cause) => (true, true, Some(cause)),
+            Taken::Before => (false, step == Step::SendReady, None, pre_copy),
+            Taken::After => (true, true, None, pre_copy),
+            Taken::Unwinding(cause) => (false, false, Some(cause), pre_copy),
+            Taken::UnwindingAfter(cause) => (true, false, Some(cause), pre_copy),
+            Taken::TooLate(cause) => (true, true, Some(cause), pre_copy),
+            Taken::Compared => (false, false, None, &["--verify"][..]),
+            Taken::BeforeItFollows => (false, false, None, post_copy),
+            Taken::Following(_) => (true, true, None, post_copy),
+            Taken::Recovering(cause) => (true, true, Some(cause), post_copy),
             Taken::Elsewhere => continue,
         };
+        if (how == pre_copy) != plain {
+            continue;
+        }
         for fault in faults {
             let fault: Fault = fault.parse().unwrap();
             if fault.fails_the_step() && step.on_error() == OnError::Never {
                 continue;
             }
-            // Applying a batch is no command of the machine's, and so not cancelled.
-            if fault == Fault::Cancel && step == Step::ApplyBatch {
+            // Reading pages is no command of the machine's, and so not cancelled.
+            let reads = matches!(step, Step::ApplyBatch | Step::InstallPages);
+            if fault == Fault::Cancel && reads {
                 continue;
             }
             cases.push(Case {
@@ -174,6 +194,11 @@ fn cases(faults: &[&str]) -> Vec<Case> {
                 cause,
                 after,
                 too_late,
+                how,
+                occurrence: match taken(step) {
+                    Taken::Following(number) => number,
+                    _ => 1,
+                },
             });
         }
     }
@@ -287,7 +312,7 @@ impl Lane {
         let at = format!("{name}t");
         let (mut target, socket, to, token) = Guest::receiver(guest.dir.path(), &at, &inject);
         let mut words = vec!["migrate", "--from", &guest.socket, "--json"];
-        words.extend(WINDOW);
+        words.extend(WINDOW.iter().chain(case.how));
         words.extend(["--to", &to, "--token", &token]);
         let inject = case.injections(Side::Source);
         words.extend(inject.iter().flat_map(|fault| ["--inject", fault]));
@@ -295,7 +320,7 @@ impl Lane {
         let code = moved.code.expect("`godwit migrate` is not killed");
         let text = &moved.stderr;
 
-        let struck = format!("fault={}@1={}", case.step, case.fault);
+        let struck = format!("fault={}@{}={}", case.step, case.occurrence, case.fault);
         let side = match case.step.side() {
             Side::Source => &guest.process,
             Side::Target => &target,
@@ -309,7 +334,8 @@ impl Lane {
             assert!(code == unknown || code == 0, "code {code}: {text}");
             self.judge_after_source_died(case, guest, target);
         } else if code == 0 {
-            assert!(case.after || case.moves(), "moved in spite of it");
+            let heals = matches!(case.fault, Fault::Cut(Some(_)));
+            assert!(case.after || case.moves() || heals, "moved in spite of it");
             let left = guest.process.end();
             assert_eq!(left.code, Some(0), "{}", left.stderr);
             // Nobody else has said any of it before.
@@ -333,8 +359,8 @@ impl Lane {
                 assert_eq!(code, i32::from(ErrorCode::Cancelled.exit_code()), "{text}");
             }
             let never = code == i32::from(ErrorCode::NeverStarted.exit_code());
-            // Its readiness may not have got through.
-            let unheard = case.step == Step::TargetTooLate;
+            // Its readiness may not have got through, or it needed pages to become ready.
+            let unheard = case.step == Step::TargetTooLate || case.occurrence > 1;
             assert!(
                 case.stays() || never || unheard,
                 "code {code} after the handover: {text}"
@@ -484,5 +510,33 @@ fn whatever_fails_at_whatever_step_one_guest_runs_and_nobody_is_told_otherwise()
     if !has_kvm() {
         return;
     }
-    run(cases(&["error", DELAY, "cut", "kill", "cancel"]));
+    run(cases(true, &["error", DELAY, "cut", "kill", "cancel"]));
+}
+
+/// Whether memory can follow a guest here. Says so loudly when not.
+fn memory_can_follow() -> bool {
+    let can = godwit_vmm::memory::post_copy::check();
+    if let Err(error) = &can {
+        say_skipped(&format!("memory cannot follow a guest: {error}"));
+    }
+    can.is_ok()
+}
+
+#[test]
+fn memory_that_is_compared_or_follows_survives_faults_or_is_told_as_lost() {
+    if has_kvm() && memory_can_follow() {
+        run(cases(false, &["error", "cut", "kill"]));
+    }
+}
+
+#[test]
+#[ignore = "minutes: the long form of the other two"]
+fn long_form_of_every_fault_at_every_step() {
+    if !has_kvm() || !memory_can_follow() {
+        return;
+    }
+    let rarer = ["disk-full", "out-of-memory", "cut:1s", "cut:4s"];
+    run(cases(true, &rarer));
+    run(cases(false, &rarer));
+    run(cases(false, &[DELAY, "cancel"]));
 }
