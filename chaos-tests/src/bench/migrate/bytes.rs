@@ -155,7 +155,10 @@ pub(super) fn there_and_back(bench: &Bench) -> Result<Vec<Row>, BenchError> {
     guest.content = Some(Kind::Files.content(bench, MIB)?);
     let mut ratio = Samples::new();
     rounds(bench.repeats(1, 5), LIMIT, || {
-        let asked = Asked::default();
+        let asked = Asked {
+            retain: true,
+            ..Asked::default()
+        };
         let mut pair = Pair::start(bench, &link, &guest, Mover::Godwit, &asked)?;
         let there = pair.migrate(bench, &link, End::Source, &asked)?;
         let mut pair = pair.turned(bench, &link)?;
