@@ -45,9 +45,10 @@ pub(super) fn four_times_the_link(bench: &Bench) -> Result<Vec<Row>, BenchError>
         let trip = once(bench, &link, &busy, Mover::Godwit, &asked)?;
         godwit.push_ms(trip.blackout);
         totals[0].push(trip.total.as_secs_f64());
-        trip.own_blackout_ms()
-            .into_iter()
-            .for_each(|ms| own.push(ms));
+        own.extend(trip.own_blackout_ms());
+        let before = trip.said.iter().filter(|(at, _)| *at < trip.began);
+        let mut rates = before.filter_map(|(_, line)| number(line, "rate").ok());
+        wrote.extend(rates.next_back());
         if let Some(peer) = &bench.peer {
             let trip = once(bench, &link, &busy, Mover::Qemu(peer, TUNING), &asked)?;
             qemu.push_ms(trip.blackout);
@@ -119,10 +120,7 @@ pub(super) fn faults(bench: &Bench) -> Result<Vec<Row>, BenchError> {
     let row = |share: f64, name: &str, aim: f64| {
         let at = |samples: &Samples| {
             let mut one = Samples::new();
-            samples
-                .quantile(share)
-                .into_iter()
-                .for_each(|value| one.push(value));
+            one.extend(samples.quantile(share));
             one
         };
         let mut row = Row::new(
