@@ -105,21 +105,23 @@ impl Program {
         }
     }
 
-    /// The lines that have come and were not asked for yet, and when.
-    pub fn lines_so_far(&mut self) -> Vec<(Instant, String)> {
+    /// The lines that were not asked for yet, and when they came, until it says nothing for `quiet`
+    /// or has ended.
+    pub fn lines_until_quiet(&mut self, quiet: Duration) -> Vec<(Instant, String)> {
         let mut lines = Vec::new();
-        loop {
+        for _ in 0..QUEUED_READS {
             while let Some(line) = self.take_line() {
                 lines.push((self.last_read, line));
             }
-            match self.reads.try_recv() {
+            match self.reads.recv_timeout(quiet) {
                 Ok((at, bytes)) => {
                     self.last_read = at;
                     self.pending.extend(bytes);
                 }
-                Err(_) => return lines,
+                Err(_) => break,
             }
         }
+        lines
     }
 
     /// The begin of a line whose end has not come.
@@ -255,11 +257,8 @@ mod tests {
     fn a_line_may_begin_in_one_program_and_end_in_another() {
         let start = |script| Program::start("sh", Command::new("sh").args(["-c", script]));
         let mut one = start("printf 'first\\nbeg'").unwrap();
-        let deadline = Instant::now() + LIMIT;
-        let mut lines = Vec::new();
-        while one.unfinished() != b"beg" && Instant::now() < deadline {
-            lines.extend(one.lines_so_far().into_iter().map(|(_, line)| line));
-        }
+        let lines = one.lines_until_quiet(LIMIT);
+        let lines: Vec<_> = lines.into_iter().map(|(_, line)| line).collect();
         assert_eq!(lines, ["first"]);
         let mut two = start("echo un").unwrap();
         two.precede(one.unfinished());

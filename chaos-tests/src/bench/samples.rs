@@ -18,6 +18,11 @@ impl Samples {
         self.0.push(value);
     }
 
+    /// Adds a measurement, if there is one.
+    pub fn extend(&mut self, value: Option<f64>) {
+        self.0.extend(value);
+    }
+
     /// Adds a time, in milliseconds.
     pub fn push_ms(&mut self, time: Duration) {
         self.push(time.as_secs_f64() * 1e3);

@@ -80,4 +80,4 @@ pub use zero::is_zero;
 
 /// What a source keeps for deltas unless told otherwise, copies of pages and digests of their parts,
 /// bytes: what 64 MiB leave besides the buffers of streams.
-pub const DEFAULT_COPIES_BYTES: u64 = 48 << 20;
+pub const DEFAULT_COPIES_BYTES: u64 = 40 << 20;

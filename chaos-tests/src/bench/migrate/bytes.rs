@@ -63,11 +63,14 @@ fn of_guest(
     let (mut wire, mut time, mut given) = (Samples::new(), Samples::new(), Samples::new());
     let mut tried = TUNINGS.map(|tuning| (tuning, Samples::new()));
     let mut times = TUNINGS.map(|tuning| (tuning, Samples::new()));
+    let mut seconds = Samples::new();
+    let mut tried_seconds = TUNINGS.map(|tuning| (tuning, Samples::new()));
     rounds(bench.repeats(1, 5), LIMIT, || {
         let asked = Asked::default();
         let trip = once(bench, link, guest, Mover::Godwit, &asked)?;
         wire.push(share(&trip));
         time.push(busy(&trip));
+        seconds.push(trip.total.as_secs_f64());
         given.push(sent_bytes(&trip) / guest_bytes);
         if let Some(peer) = &bench.peer {
             for index in 0..TUNINGS.len() {
@@ -75,6 +78,7 @@ fn of_guest(
                 let trip = once(bench, link, guest, mover, &asked)?;
                 tried[index].1.push(share(&trip));
                 times[index].1.push(busy(&trip));
+                tried_seconds[index].1.push(trip.total.as_secs_f64());
             }
         }
         Ok(())
@@ -97,7 +101,12 @@ fn of_guest(
     if let Some((tuning, samples)) = best(&times, false) {
         total = total.beside(tuning.name(), samples);
     }
-    Ok(vec![bytes, total])
+    let what = format!("total time at 1 Gb/s, {name}");
+    let mut whole = Row::new(what, "s", &seconds, Aim::Nothing);
+    if let Some((tuning, samples)) = best(&tried_seconds, false) {
+        whole = whole.beside(tuning.name(), samples);
+    }
+    Ok(vec![bytes, total, whole])
 }
 
 /// Bytes of pages that the receipt tells of.
@@ -155,7 +164,10 @@ pub(super) fn there_and_back(bench: &Bench) -> Result<Vec<Row>, BenchError> {
     guest.content = Some(Kind::Files.content(bench, MIB)?);
     let mut ratio = Samples::new();
     rounds(bench.repeats(1, 5), LIMIT, || {
-        let asked = Asked::default();
+        let asked = Asked {
+            retain: true,
+            ..Asked::default()
+        };
         let mut pair = Pair::start(bench, &link, &guest, Mover::Godwit, &asked)?;
         let there = pair.migrate(bench, &link, End::Source, &asked)?;
         let mut pair = pair.turned(bench, &link)?;

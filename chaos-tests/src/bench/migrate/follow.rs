@@ -28,7 +28,7 @@ pub(super) fn four_times_the_link(bench: &Bench) -> Result<Vec<Row>, BenchError>
     idle.cpus = 2;
     idle.memory_mib = 256;
     let mut busy = idle.clone();
-    busy.cmdline += &format!(" dirty=128M,pattern:random,entropy:100,rate:{rate:.0}");
+    busy.cmdline += &format!(" every=100 dirty=128M,pattern:random,entropy:100,rate:{rate:.0}");
     let still = Asked {
         mode: Mode::Hybrid,
         ..Asked::default()
@@ -39,11 +39,16 @@ pub(super) fn four_times_the_link(bench: &Bench) -> Result<Vec<Row>, BenchError>
     };
     let (mut base, mut godwit, mut qemu) = (Samples::new(), Samples::new(), Samples::new());
     let mut totals = [Samples::new(), Samples::new()];
+    let (mut own, mut wrote) = (Samples::new(), Samples::new());
     rounds(bench.repeats(2, 11), LIMIT, || {
         base.push_ms(once(bench, &link, &idle, Mover::Godwit, &still)?.blackout);
         let trip = once(bench, &link, &busy, Mover::Godwit, &asked)?;
         godwit.push_ms(trip.blackout);
         totals[0].push(trip.total.as_secs_f64());
+        own.extend(trip.own_blackout_ms());
+        let before = trip.said.iter().filter(|(at, _)| *at < trip.began);
+        let mut rates = before.filter_map(|(_, line)| number(line, "rate").ok());
+        wrote.extend(rates.next_back());
         if let Some(peer) = &bench.peer {
             let trip = once(bench, &link, &busy, Mover::Qemu(peer, TUNING), &asked)?;
             qemu.push_ms(trip.blackout);
@@ -67,10 +72,18 @@ pub(super) fn four_times_the_link(bench: &Bench) -> Result<Vec<Row>, BenchError>
     Ok(vec![
         by_idle,
         Row::new(format!("{what}, blackout"), "ms", &godwit, Aim::Nothing)
-            .beside(peer_name(), &qemu),
+            .beside(peer_name(), &qemu)
+            .note(format!(
+                "Godwit's receipt says {:.2} ms",
+                own.median().unwrap_or(0.0)
+            )),
         Row::new(format!("{what}, total time"), "s", &totals[0], Aim::Nothing)
             .beside(peer_name(), &totals[1])
-            .note("every move ended at the target"),
+            .note(format!(
+                "every move ended at the target; asked to write {rate:.0} pages a second, the guest \
+                 wrote {:.0} before the move",
+                wrote.median().unwrap_or(0.0)
+            )),
     ])
 }
 
@@ -107,10 +120,7 @@ pub(super) fn faults(bench: &Bench) -> Result<Vec<Row>, BenchError> {
     let row = |share: f64, name: &str, aim: f64| {
         let at = |samples: &Samples| {
             let mut one = Samples::new();
-            samples
-                .quantile(share)
-                .into_iter()
-                .for_each(|value| one.push(value));
+            one.extend(samples.quantile(share));
             one
         };
         let mut row = Row::new(

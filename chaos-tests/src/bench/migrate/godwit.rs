@@ -13,6 +13,8 @@ use super::link::{End, Link};
 use super::trip::Asked;
 
 const START: Duration = Duration::from_secs(20);
+/// Longer than a guest stays away here; what is kept goes then, also when the benchmark failed.
+const RETAIN_SECONDS: &str = "60";
 const POLL: Duration = Duration::from_millis(2);
 
 /// A process with a guest, or one that waits for it.
@@ -93,6 +95,9 @@ impl GodwitProcess {
             .arg(&self.socket);
         if let Some(limit) = asked.downtime_limit_ms {
             command.args(["--downtime-limit", &limit.to_string()]);
+        }
+        if asked.retain {
+            command.args(["--retain", RETAIN_SECONDS]);
         }
         let mut program = Program::start("godwit migrate", &mut command)?;
         let (took, line) = program.line("{", asked.patience)?;

@@ -13,6 +13,8 @@ use super::qemu::{QemuProcess, Tuning};
 
 /// How long a guest may take to be ready.
 const READY: Duration = Duration::from_secs(60);
+/// How long a source says nothing when the guest has left, though its reader may be late.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// Who moves the guest.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +55,8 @@ pub(super) struct Asked {
     pub(super) ready: &'static str,
     /// What goes first.
     pub(super) mode: Mode,
+    /// Whether Godwit keeps the memory at the source, for the way back.
+    pub(super) retain: bool,
     /// The longest blackout; 300 ms for both when it is not given.
     pub(super) downtime_limit_ms: Option<u64>,
     /// How long a move may take.
@@ -64,6 +68,7 @@ impl Default for Asked {
         Self {
             ready: "heartbeat",
             mode: Mode::PreCopy,
+            retain: false,
             downtime_limit_ms: None,
             patience: Duration::from_secs(60),
         }
@@ -166,11 +171,12 @@ impl Pair {
         };
         let wire_bytes = count()? - bytes_before;
         let [source, target] = self.programs();
-        said.extend(source.lines_so_far());
+        // A guest that left says nothing more.
+        said.extend(source.lines_until_quiet(QUIET));
         target.precede(source.unfinished());
         let mut arrived = Vec::new();
         let after = Beats::listen(target, epoch, &mut arrived)?;
-        arrived.extend(target.lines_so_far());
+        arrived.extend(target.lines_until_quiet(Duration::ZERO));
         Ok(Trip {
             blackout: before.blackout(&after),
             total,
