@@ -58,7 +58,9 @@ impl LeaseProfile {
 }
 
 /// What lies on a shared pool for each guest that could be started elsewhere: who runs it.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub struct DiskLease {
     /// The guest.
     pub guest: GuestId,
@@ -68,13 +70,26 @@ pub struct DiskLease {
     pub counter: u64,
     /// Who takes over from the owner, as soon as it relinquishes.
     pub successor: Option<DiskOwner>,
-    /// Who asks the owner to yield.
-    pub request: Option<DiskOwner>,
+    /// The owner has stopped the guest and will not run it again: it can be taken at once.
+    pub released: bool,
 }
 record!(DiskLease, Kind::DiskLease, version = 1);
 
+/// What lies beside it, in a sector of its own: somebody asks the owner to yield. A request that is
+/// overwritten or lost costs time and nothing else.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskRequest {
+    /// The guest.
+    pub guest: GuestId,
+    /// Who asks, and under which epoch they would run it.
+    pub by: DiskOwner,
+}
+record!(DiskRequest, Kind::DiskRequest, version = 1);
+
 /// A node and the epoch under which it runs a guest.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub struct DiskOwner {
     /// The node.
     pub node: NodeId,

@@ -57,7 +57,7 @@ pub use guest::{
     CpuChoice, FailoverPolicy, Guest, GuestTemplate, NetworkAttachment, Observed, ObservedState,
     RunIntent, VolumeAttachment,
 };
-pub use lease::{DiskLease, DiskOwner, Lease, LeaseProfile, LeaseState};
+pub use lease::{DiskLease, DiskOwner, DiskRequest, Lease, LeaseProfile, LeaseState};
 pub use meta::{Labels, Meta};
 pub use migration::{Migration, MigrationPhase, MigrationReason};
 pub use node::{Capacity, Node, NodeState, Scheduling};

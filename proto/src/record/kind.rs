@@ -110,6 +110,8 @@ kinds! {
     Change = 0x011e,
     /// [`crate::cluster::DiskLease`].
     DiskLease = 0x0120,
+    /// [`crate::cluster::DiskRequest`].
+    DiskRequest = 0x0121,
 }
 
 impl fmt::Display for Kind {

@@ -73,6 +73,7 @@ pub fn check_payload(record: &RawRecord<'_>) -> Result<(), RecordError> {
         Kind::DoneRequest => record.decode::<cluster::DoneRequest>().map(drop),
         Kind::Change => record.decode::<cluster::Change>().map(drop),
         Kind::DiskLease => record.decode::<cluster::DiskLease>().map(drop),
+        Kind::DiskRequest => record.decode::<cluster::DiskRequest>().map(drop),
     }
 }
 

@@ -2,14 +2,14 @@
 
 use godwit_proto::cluster::{
     AbortCause, Applied, Blocker, Capacity, Change, ClusterCommand, Command, CpuBaseline,
-    CpuChoice, CpuFeatures, CpuLevel, Desired, DiskLease, DiskOwner, DoneRequest, Entry,
-    EntryHeader, Event, EventKind, FailoverPolicy, Guest, GuestCommand, GuestReport, GuestTemplate,
-    Handoff, Labels, Lease, LeaseProfile, LeaseState, Meta, Migration, MigrationCommand,
-    MigrationPhase, MigrationReason, Network, NetworkAttachment, NewGuest, Node, NodeCommand,
-    NodeCpu, NodeReport, NodeState, ObjectRef, Observed, ObservedState, Operation, OperationKind,
-    OperationState, Overcommit, Owner, Ownership, PlacementRule, Pool, PoolKind, ResourceCommand,
-    Response, RuleKind, RunIntent, Scheduling, Scope, Settings, StateHeader, Strategy, Strength,
-    Volume, VolumeAttachment, Window, XsaveComponent,
+    CpuChoice, CpuFeatures, CpuLevel, Desired, DiskLease, DiskOwner, DiskRequest, DoneRequest,
+    Entry, EntryHeader, Event, EventKind, FailoverPolicy, Guest, GuestCommand, GuestReport,
+    GuestTemplate, Handoff, Labels, Lease, LeaseProfile, LeaseState, Meta, Migration,
+    MigrationCommand, MigrationPhase, MigrationReason, Network, NetworkAttachment, NewGuest, Node,
+    NodeCommand, NodeCpu, NodeReport, NodeState, ObjectRef, Observed, ObservedState, Operation,
+    OperationKind, OperationState, Overcommit, Owner, Ownership, PlacementRule, Pool, PoolKind,
+    ResourceCommand, Response, RuleKind, RunIntent, Scheduling, Scope, Settings, StateHeader,
+    Strategy, Strength, Volume, VolumeAttachment, Window, XsaveComponent,
 };
 use godwit_proto::guest::{BootSpec, HugePages, Kernel};
 use godwit_proto::id::{
@@ -413,7 +413,14 @@ fn objects() -> Vec<Sample> {
                 owner: disk_owner(7),
                 counter: 99,
                 successor: Some(disk_owner(8)),
-                request: Some(disk_owner(9)),
+                released: true,
+            },
+        ),
+        record(
+            "disk-request",
+            DiskRequest {
+                guest: GUEST,
+                by: disk_owner(9),
             },
         ),
     ];
