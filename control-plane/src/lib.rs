@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`state`] | the cluster's state and the one function that changes it |
 //! | [`scheduler`] | where a guest goes, and why |
+//! | [`lease`] | leases: the leader's table, the node's end, the record on a shared disk |
+//! | [`ownership`] | the rule by which a guest process knows whether it may run |
 //! | [`invariants`] | what holds of every state, one by one |
 //! | [`workload`] | made-up clusters for tests and benchmarks |
 //!
@@ -14,6 +16,8 @@
 #![forbid(unsafe_code)]
 
 pub mod invariants;
+pub mod lease;
+pub mod ownership;
 pub mod scheduler;
 pub mod state;
 pub mod workload;
