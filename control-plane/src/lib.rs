@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`state`] | the cluster's state and the one function that changes it |
 //! | [`scheduler`] | where a guest goes, and why |
+//! | [`plan`] | failovers, drains, rebalancing as lists of steps |
 //! | [`lease`] | leases: the leader's table, the node's end, the record on a shared disk |
 //! | [`ownership`] | the rule by which a guest process knows whether it may run |
 //! | [`invariants`] | what holds of every state, one by one |
@@ -18,6 +19,7 @@
 pub mod invariants;
 pub mod lease;
 pub mod ownership;
+pub mod plan;
 pub mod scheduler;
 pub mod state;
 pub mod workload;

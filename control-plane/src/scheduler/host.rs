@@ -19,6 +19,15 @@ pub struct Amount {
 }
 
 impl Amount {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            memory_mib: self.memory_mib + other.memory_mib,
+            cpu_milli: self.cpu_milli + other.cpu_milli,
+        }
+    }
+
     /// What guests may be promised of a node.
     #[must_use]
     pub fn allocatable(capacity: &Capacity, overcommit: Overcommit) -> Self {

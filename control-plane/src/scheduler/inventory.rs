@@ -268,6 +268,23 @@ impl Inventory {
         Some(self.host(self.slot(node)?).load())
     }
 
+    /// The same with `amount` more.
+    #[must_use]
+    pub fn load_with(&self, node: NodeId, amount: Amount) -> Option<u32> {
+        let mut host = *self.host(self.slot(node)?);
+        host.take(amount);
+        Some(host.load())
+    }
+
+    /// The same with `amount` less.
+    #[must_use]
+    pub fn load_without(&self, node: NodeId, amount: Amount) -> Option<u32> {
+        let mut host = *self.host(self.slot(node)?);
+        host.used.memory_mib = host.used.memory_mib.saturating_sub(amount.memory_mib);
+        host.used.cpu_milli = host.used.cpu_milli.saturating_sub(amount.cpu_milli);
+        Some(host.load())
+    }
+
     /// The nodes, by id.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = NodeId> + '_ {
         self.slots.keys().copied()

@@ -49,6 +49,7 @@ use journal::Journal;
 use table::Table;
 
 pub use journal::Watch;
+pub(crate) use ownership::as_restarted;
 pub use refusal::Refusal;
 pub use snapshot::{Restore, RestoreError};
 

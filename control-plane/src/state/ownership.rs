@@ -115,8 +115,11 @@ impl State {
         }
     }
 
-    /// Takes a guest from its lost owner: why not.
-    pub(super) fn check_fail_over(&self, guest: &Guest) -> Result<(), Refusal> {
+    /// Whether a guest can be taken from its owner.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_fail_over(&self, guest: &Guest) -> Result<(), Refusal> {
         let state = |found: &str, fix| {
             Err(Refusal::GuestState {
                 name: guest.meta.name.clone(),
