@@ -360,3 +360,153 @@ impl DiskHolder {
         self.io = Io::Idle { until: next };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use godwit_proto::id::NodeId;
+
+    use super::*;
+
+    const A: DiskOwner = owner(0xa, 1);
+    const B: DiskOwner = owner(0xb, 2);
+
+    const fn owner(node: u8, epoch: u64) -> DiskOwner {
+        DiskOwner {
+            node: NodeId::from_bytes([node; 16]),
+            epoch: Epoch::new(epoch),
+        }
+    }
+
+    fn holder(me: DiskOwner) -> DiskHolder {
+        let timing = DiskTiming {
+            lease: Duration::from_secs(10),
+            renew: Duration::from_secs(2),
+            io_bound: Duration::from_secs(1),
+        };
+        let guest = GuestId::from_bytes([1; 16]);
+        DiskHolder::new(guest, me, timing, ClockBound::DEFAULT, None, Duration::ZERO)
+    }
+
+    fn record(owner: DiskOwner, counter: u64) -> DiskLease {
+        DiskLease {
+            guest: GuestId::from_bytes([1; 16]),
+            owner,
+            counter,
+            successor: None,
+            released: false,
+        }
+    }
+
+    /// Runs against a sector on which everything takes no time, until `end`; `each` sees the sector
+    /// every tenth of a second.
+    fn run(
+        holder: &mut DiskHolder,
+        sector: &mut Option<DiskLease>,
+        from: u64,
+        end: u64,
+        mut each: impl FnMut(Duration, &mut Option<DiskLease>),
+    ) {
+        for tenth in from * 10..end * 10 {
+            let now = Duration::from_millis(tenth * 100);
+            each(now, sector);
+            let mut next = holder.handle(DiskEvent::Tick, now);
+            while let Some(command) = next {
+                next = match command {
+                    DiskCommand::Read => holder.handle(DiskEvent::Read(*sector), now),
+                    DiskCommand::Write(record) => {
+                        *sector = Some(record);
+                        holder.handle(DiskEvent::Written, now)
+                    }
+                };
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_that_nobody_had_is_taken_and_kept() {
+        let (mut a, mut sector) = (holder(A), None);
+        run(&mut a, &mut sector, 0, 60, |_, _| {});
+        assert!(
+            a.until()
+                .is_some_and(|until| until > Duration::from_secs(67))
+        );
+        let found = sector.unwrap();
+        assert_eq!(found.owner, A);
+        assert!((28..34).contains(&found.counter), "every 2 s: {found:?}");
+    }
+
+    #[test]
+    fn a_lease_that_changes_is_not_taken_and_one_that_stands_still_is() {
+        let (mut b, mut sector) = (holder(B), Some(record(A, 5)));
+        run(&mut b, &mut sector, 0, 60, |now, sector| {
+            if now.as_millis().is_multiple_of(9_000) {
+                let counter = sector.unwrap().counter + 1;
+                *sector = Some(record(A, counter));
+            }
+        });
+        assert_eq!((sector.unwrap().owner, b.until()), (A, None));
+        run(&mut b, &mut sector, 60, 80, |_, _| {});
+        assert_eq!(sector.unwrap().owner, B);
+        assert!(b.until().is_some());
+    }
+
+    #[test]
+    fn a_lease_that_was_released_is_taken_at_once() {
+        let (mut a, mut sector) = (holder(A), None);
+        run(&mut a, &mut sector, 0, 5, |_, _| {});
+        a.give_up();
+        run(&mut a, &mut sector, 5, 8, |_, _| {});
+        assert_eq!(a.ended(), Some(Ended::Yielded));
+        assert!(sector.unwrap().released);
+        let mut b = holder(B);
+        run(&mut b, &mut sector, 8, 10, |_, _| {});
+        assert!(b.until().is_some() && !sector.unwrap().released);
+    }
+
+    #[test]
+    fn a_guest_that_was_handed_over_is_not_watched() {
+        let (mut b, mut sector) = (holder(B), Some(record(A, 5)));
+        b.relinquished_by = Some(A);
+        run(&mut b, &mut sector, 0, 2, |_, _| {});
+        assert!(b.until().is_some());
+    }
+
+    #[test]
+    fn an_owner_that_finds_a_later_epoch_ends() {
+        let (mut a, mut sector) = (holder(A), None);
+        run(&mut a, &mut sector, 0, 5, |_, _| {});
+        sector = Some(record(B, 1));
+        run(&mut a, &mut sector, 5, 9, |_, _| {});
+        assert_eq!(a.ended(), Some(Ended::Superseded(B.epoch)));
+        assert_eq!((a.until(), a.deadline()), (None, None));
+        assert_eq!(sector.unwrap().owner, B, "it wrote nothing");
+    }
+
+    #[test]
+    fn an_owner_that_was_overwritten_by_a_late_write_writes_again() {
+        let (mut b, mut sector) = (holder(B), None);
+        run(&mut b, &mut sector, 0, 5, |_, _| {});
+        sector = Some(record(A, 77));
+        run(&mut b, &mut sector, 5, 9, |_, _| {});
+        assert_eq!(sector.unwrap().owner, B);
+        assert!(b.until().is_some());
+    }
+
+    #[test]
+    fn a_holder_whose_proof_ran_out_takes_its_lease_anew() {
+        let (mut a, mut sector) = (holder(A), None);
+        run(&mut a, &mut sector, 0, 5, |_, _| {});
+        // Nothing is heard of the disk for a while.
+        let late = Duration::from_secs(30);
+        assert_eq!(a.handle(DiskEvent::Tick, late), Some(DiskCommand::Read));
+        assert_eq!(a.until(), None);
+        let Some(DiskCommand::Write(written)) = a.handle(DiskEvent::Read(sector), late) else {
+            panic!("it is written anew");
+        };
+        sector = Some(written);
+        a.handle(DiskEvent::Written, late);
+        assert_eq!(a.until(), None, "somebody else may be writing");
+        run(&mut a, &mut sector, 31, 34, |_, _| {});
+        assert!(a.until().is_some());
+    }
+}
