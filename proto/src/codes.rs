@@ -34,6 +34,17 @@
 //! | 49 | the target took the guest over and never ran it |
 //! | 50 | the source was lost with pages that the running guest still needs |
 //! | 51 | the guest at the source is paused and cannot be resumed |
+//! | 60 | there is no such object |
+//! | 61 | the name or id is taken |
+//! | 62 | the object has changed since it was read |
+//! | 63 | no node can take the guest; every reason is listed |
+//! | 64 | the cluster has as many of these as it can hold |
+//! | 65 | the request asks for something impossible |
+//! | 66 | something still uses this |
+//! | 67 | the guest belongs to a later epoch; this copy must not run |
+//! | 68 | too many migrations are under way |
+//! | 69 | the node is not ready |
+//! | 70 | the idempotency key was used for another request |
 //!
 //! A number keeps its meaning for ever.
 
@@ -132,6 +143,28 @@ codes! {
     PagesLost = 50,
     /// The guest at the source is paused and cannot be resumed.
     SourceStuck = 51,
+    /// There is no such object.
+    NotFound = 60,
+    /// The name or id is taken.
+    AlreadyExists = 61,
+    /// The object has changed since it was read.
+    Conflict = 62,
+    /// No node can take the guest; every reason is listed.
+    Unschedulable = 63,
+    /// The cluster has as many of these as it can hold.
+    LimitReached = 64,
+    /// The request asks for something impossible.
+    RequestInvalid = 65,
+    /// Something still uses this.
+    InUse = 66,
+    /// The guest belongs to a later epoch; this copy must not run.
+    StaleEpoch = 67,
+    /// Too many migrations are under way.
+    MigrationLimit = 68,
+    /// The node is not ready.
+    NodeNotReady = 69,
+    /// The idempotency key was used for another request.
+    KeyReused = 70,
 }
 
 impl ErrorCode {

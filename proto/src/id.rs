@@ -110,6 +110,30 @@ uuid_id! {
     /// One attempt to move a guest.
     MigrationId
 }
+uuid_id! {
+    /// A place for volumes: a directory of one node, or one that several nodes share.
+    PoolId
+}
+uuid_id! {
+    /// A disk of a guest.
+    VolumeId
+}
+uuid_id! {
+    /// A network that guests are attached to.
+    NetworkId
+}
+uuid_id! {
+    /// A rule about where guests may live.
+    RuleId
+}
+uuid_id! {
+    /// Something long that the cluster does: a drain.
+    OperationId
+}
+uuid_id! {
+    /// An idempotency key: a request that is sent twice with it is done once.
+    RequestId
+}
 
 macro_rules! growing_number {
     ($(#[$doc:meta])* $name:ident) => {
@@ -155,8 +179,52 @@ growing_number! {
     Epoch
 }
 growing_number! {
+    /// The revision of the cluster's state: each change of any object takes the next one.
+    Revision
+}
+growing_number! {
+    /// Which time round a node holds its lease. A lapsed lease is never renewed, only granted anew.
+    Incarnation
+}
+growing_number! {
+    /// A set of CPU features that guests were promised.
+    BaselineId
+}
+growing_number! {
     /// The revision of a desired state; a node refuses one that is not newer than what it has.
     Generation
+}
+
+/// A time of day: milliseconds since 1970-01-01 UTC. Compared with others of its kind for display
+/// and order only; no lease depends on it.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The time so many milliseconds after 1970-01-01 UTC.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
 }
 
 /// Guest frame number: a guest-physical address divided by [`PAGE_BYTES`].

@@ -13,11 +13,13 @@
 //! | [`state`] | the saved state of a guest, one record per part |
 //! | [`process`] | the messages between a guest process and who steers it |
 //! | [`migrate`] | the messages between the two ends of a migration |
+//! | [`cluster`] | what the control plane agrees on: objects, commands, log entries, snapshots |
 //! | [`codes`] | error codes, and the exit codes that users see |
 
 mod message;
 mod payload;
 
+pub mod cluster;
 pub mod codes;
 pub mod frame;
 pub mod guest;

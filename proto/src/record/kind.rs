@@ -64,6 +64,54 @@ kinds! {
     VirtioRng = 0x0053,
     /// [`crate::state::console::ConsoleState`].
     VirtioConsole = 0x0054,
+    /// [`crate::cluster::EntryHeader`].
+    ClusterEntry = 0x0100,
+    /// [`crate::cluster::NodeCommand`].
+    NodeCommand = 0x0101,
+    /// [`crate::cluster::GuestCommand`].
+    GuestCommand = 0x0102,
+    /// [`crate::cluster::MigrationCommand`].
+    MigrationCommand = 0x0103,
+    /// [`crate::cluster::ResourceCommand`].
+    ResourceCommand = 0x0104,
+    /// [`crate::cluster::ClusterCommand`].
+    ClusterCommand = 0x0105,
+    /// [`crate::cluster::Response`].
+    ClusterResponse = 0x010f,
+    /// [`crate::cluster::Node`].
+    Node = 0x0110,
+    /// [`crate::cluster::Guest`].
+    Guest = 0x0111,
+    /// [`crate::cluster::Migration`].
+    Migration = 0x0112,
+    /// [`crate::cluster::Pool`].
+    Pool = 0x0113,
+    /// [`crate::cluster::Volume`].
+    Volume = 0x0114,
+    /// [`crate::cluster::Network`].
+    Network = 0x0115,
+    /// [`crate::cluster::PlacementRule`].
+    PlacementRule = 0x0116,
+    /// [`crate::cluster::Lease`].
+    Lease = 0x0117,
+    /// [`crate::cluster::Operation`].
+    Operation = 0x0118,
+    /// [`crate::cluster::Event`].
+    Event = 0x0119,
+    /// [`crate::cluster::CpuBaseline`].
+    CpuBaseline = 0x011a,
+    /// [`crate::cluster::Settings`].
+    Settings = 0x011b,
+    /// [`crate::cluster::StateHeader`].
+    ClusterState = 0x011c,
+    /// [`crate::cluster::DoneRequest`].
+    DoneRequest = 0x011d,
+    /// [`crate::cluster::Change`].
+    Change = 0x011e,
+    /// [`crate::cluster::DiskLease`].
+    DiskLease = 0x0120,
+    /// [`crate::cluster::DiskRequest`].
+    DiskRequest = 0x0121,
 }
 
 impl fmt::Display for Kind {

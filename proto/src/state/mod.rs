@@ -23,6 +23,7 @@ pub mod queue;
 pub mod serial;
 pub mod vcpu;
 
+use crate::cluster;
 use crate::record::{Kind, RawRecord, RecordError};
 
 /// Reads the payload of a record of any kind and drops it: says whether this build can read it.
@@ -49,6 +50,30 @@ pub fn check_payload(record: &RawRecord<'_>) -> Result<(), RecordError> {
         Kind::VirtioNet => record.decode::<net::NetState>().map(drop),
         Kind::VirtioRng => Err(unknown(record)),
         Kind::VirtioConsole => record.decode::<console::ConsoleState>().map(drop),
+        Kind::ClusterEntry => record.decode::<cluster::EntryHeader>().map(drop),
+        Kind::NodeCommand => record.decode::<cluster::NodeCommand>().map(drop),
+        Kind::GuestCommand => record.decode::<cluster::GuestCommand>().map(drop),
+        Kind::MigrationCommand => record.decode::<cluster::MigrationCommand>().map(drop),
+        Kind::ResourceCommand => record.decode::<cluster::ResourceCommand>().map(drop),
+        Kind::ClusterCommand => record.decode::<cluster::ClusterCommand>().map(drop),
+        Kind::ClusterResponse => record.decode::<cluster::Response>().map(drop),
+        Kind::Node => record.decode::<cluster::Node>().map(drop),
+        Kind::Guest => record.decode::<cluster::Guest>().map(drop),
+        Kind::Migration => record.decode::<cluster::Migration>().map(drop),
+        Kind::Pool => record.decode::<cluster::Pool>().map(drop),
+        Kind::Volume => record.decode::<cluster::Volume>().map(drop),
+        Kind::Network => record.decode::<cluster::Network>().map(drop),
+        Kind::PlacementRule => record.decode::<cluster::PlacementRule>().map(drop),
+        Kind::Lease => record.decode::<cluster::Lease>().map(drop),
+        Kind::Operation => record.decode::<cluster::Operation>().map(drop),
+        Kind::Event => record.decode::<cluster::Event>().map(drop),
+        Kind::CpuBaseline => record.decode::<cluster::CpuBaseline>().map(drop),
+        Kind::Settings => record.decode::<cluster::Settings>().map(drop),
+        Kind::ClusterState => record.decode::<cluster::StateHeader>().map(drop),
+        Kind::DoneRequest => record.decode::<cluster::DoneRequest>().map(drop),
+        Kind::Change => record.decode::<cluster::Change>().map(drop),
+        Kind::DiskLease => record.decode::<cluster::DiskLease>().map(drop),
+        Kind::DiskRequest => record.decode::<cluster::DiskRequest>().map(drop),
     }
 }
 

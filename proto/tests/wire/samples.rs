@@ -29,6 +29,7 @@ use godwit_proto::state::queue::QueueState;
 use godwit_proto::state::serial::SerialState;
 use godwit_proto::state::vcpu::{CpuidEntry, Msr, VcpuState, Xcr};
 
+mod cluster;
 mod migrate;
 
 /// Whether bytes decode to the sample's value; an error when they do not decode at all.
@@ -54,11 +55,18 @@ pub(crate) fn all() -> Vec<Sample> {
     samples.extend(requests().into_iter().map(request));
     samples.extend(responses().into_iter().map(response));
     samples.extend(migrate::samples());
+    samples.push(cluster::entry());
     samples
 }
 
 /// One of each record. Records with enums appear once per variant.
 pub(crate) fn records() -> Vec<Sample> {
+    let mut samples = machine_records();
+    samples.extend(cluster::records());
+    samples
+}
+
+fn machine_records() -> Vec<Sample> {
     vec![
         record("guest-spec", guest_spec()),
         record("guest-spec-minimal", minimal_guest_spec()),
