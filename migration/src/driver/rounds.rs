@@ -312,7 +312,7 @@ impl Stream {
         self.bulk
             .write_owned(out)
             .await
-            .map_err(|error| super::coded(ErrorCode::PeerProtocol, &error))?;
+            .map_err(|error| super::coded(error.code(), &error))?;
         let (took, waited) = (begin.elapsed(), encoded.elapsed());
         let limits = waited > FILLED.max(took / LIMITING);
         self.encoder.codec_mut().observe_link(bytes, took, limits);

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use godwit_proto::codes::ErrorCode;
 use godwit_proto::frame::FrameError;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
@@ -289,6 +290,18 @@ impl TransportError {
                 code: CloseCode::from_number(code.into_inner()),
             },
             _ => Self::Broken { phase },
+        }
+    }
+
+    /// What to tell a user when this ends a migration: whether the link was lost, or the peer is to
+    /// blame.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::DeadPeer | Self::Closed { .. } | Self::ClosedHere | Self::Connection(_) => {
+                ErrorCode::LinkLost
+            }
+            _ => ErrorCode::PeerProtocol,
         }
     }
 
