@@ -8,7 +8,7 @@
 //!
 //! [`State::apply`] is total (no entry makes it panic), deterministic (the same entries in the same
 //! order give the same state on every member, to the byte), bounded (see
-//! [`limits`](godwit_proto::cluster::limits)) and atomic (a refused entry changes nothing). It reads
+//! `proto::cluster::limits`) and atomic (a refused entry changes nothing). It reads
 //! no clock and draws no randomness: ids and the time come with the entry, and the state's time
 //! never goes back.
 //!
