@@ -145,8 +145,8 @@ pub struct Blackout {
     #[serde(rename = "total_ms", serialize_with = "as_ms")]
     pub total: Duration,
     /// As the guest's peers saw it: until its first frame left at the target. At most one way of the
-    /// link too long, for `total` ends at the source. `None` when the guest uses no network or sent
-    /// nothing within about 1 s, as one does that is idle and whose driver cannot announce it.
+    /// link too long, for `total` ends at the source. `None` when the guest uses no network or was not
+    /// heard within about 1 s, as one that is idle and whose driver cannot announce it.
     #[serde(rename = "outside_ms", serialize_with = "as_optional_ms")]
     pub outside: Option<Duration>,
 }

@@ -86,6 +86,20 @@ impl<'host> Process<'host> {
         }
     }
 
+    /// Waits for a whole line that contains `text`, and returns the newest that there is by then; those
+    /// before it count as waited for.
+    ///
+    /// # Errors
+    /// As [`Process::await_line`].
+    pub fn await_newest_line(&mut self, text: &str, limit: Duration) -> Result<String, HostError> {
+        self.poll()?;
+        let mut newest = self.await_line(text, limit)?;
+        while let Some(line) = self.next_line(text) {
+            newest = line;
+        }
+        Ok(newest)
+    }
+
     /// Waits for its end and returns its exit status (128 and the signal's number
     /// when a signal ended it).
     ///

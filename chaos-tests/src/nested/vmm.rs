@@ -108,12 +108,12 @@ impl GuestSpec {
     /// The tap in the host with which it starts.
     #[must_use]
     pub fn tap(&self) -> String {
-        self.tap_after(0)
+        self.tap_at(false)
     }
 
-    /// Its tap after so many moves: to and fro between two.
-    fn tap_after(&self, moves: u32) -> String {
-        let end = if moves.is_multiple_of(2) { "a" } else { "b" };
+    /// One of the two taps on its bridge.
+    fn tap_at(&self, other: bool) -> String {
+        let end = if other { "b" } else { "a" };
         format!("tap{}{end}", self.index)
     }
 
@@ -168,7 +168,7 @@ pub fn start_peer_services(host: &Host) -> Result<(), HostError> {
 /// When the host does not do it.
 pub fn prepare(host: &Host, spec: &GuestSpec) -> Result<(), HostError> {
     let (disk, bridge, net) = (spec.disk(), spec.bridge(), spec.net());
-    let (one, other) = (spec.tap_after(0), spec.tap_after(1));
+    let (one, other) = (spec.tap_at(false), spec.tap_at(true));
     // With an address of its own, for else a bridge takes one from its ports.
     let command = format!(
         "set -e; rm -f {disk}; truncate -s 64M {disk}; \
@@ -192,6 +192,8 @@ pub struct Guest<'host> {
     spec: GuestSpec,
     /// How often it was moved.
     moves: u32,
+    /// Whether it is on the other of its taps now.
+    on_other_tap: bool,
 }
 
 impl Vmm {
@@ -246,6 +248,7 @@ impl Vmm {
             vmm: self,
             spec: spec.clone(),
             moves: 0,
+            on_other_tap: false,
         })
     }
 }
@@ -276,20 +279,22 @@ impl Guest<'_> {
 }
 
 impl<'host> Guest<'host> {
-    /// Moves a guest of Godwit to another process on the same host, to the other tap on its bridge, with
-    /// `options` of `godwit migrate`. Returns the guest as the process had it that gave it away, as the
-    /// new one has it, and the receipt.
+    /// Moves a guest of Godwit to another process on the same host, with the mode and further `options` of
+    /// `godwit migrate`: to the other tap on its bridge, or with its tap in the mode `local`. Returns the
+    /// guest as the process had it that gave it away, as the new one has it, and the receipt.
     ///
     /// A peer that is silent for three seconds counts as dead, and a machine that is emulated on a busy
     /// one may be silent for so long. That leaves the guest where it was, so it is tried again.
     ///
     /// # Errors
     /// When it is not moved.
-    pub fn migrate(mut self, options: &str) -> Result<(Self, Self, String), HostError> {
+    pub fn migrate(mut self, mode: &str, options: &str) -> Result<(Self, Self, String), HostError> {
         assert_eq!(self.vmm, Vmm::Godwit, "only Godwit's guests are moved here");
+        let options = format!("--mode {mode} {options}");
+        let on_other_tap = self.on_other_tap ^ (mode != "local");
         let mut attempt = 1;
         loop {
-            let (console, answer) = self.try_to_migrate(options, attempt)?;
+            let (console, answer) = self.try_to_migrate(&options, on_other_tap, attempt)?;
             let receipt = answer.text();
             if answer.status == 0 {
                 self.console.wait(SNAPSHOT)?;
@@ -299,11 +304,13 @@ impl<'host> Guest<'host> {
                     vmm: Vmm::Godwit,
                     spec: self.spec.clone(),
                     moves: self.moves + 1,
+                    on_other_tap,
                 };
                 return Ok((self, moved, receipt));
             }
             let link_lost = answer.status == i32::from(ErrorCode::LinkLost.exit_code());
-            if !link_lost || attempt == MIGRATION_ATTEMPTS {
+            let silent = link_lost || receipt.contains("peer is dead or unreachable");
+            if !silent || attempt == MIGRATION_ATTEMPTS {
                 self.host.fail();
                 return Err(HostError::Command {
                     command: format!("godwit migrate {options}"),
@@ -311,7 +318,10 @@ impl<'host> Guest<'host> {
                     output: receipt,
                 });
             }
-            eprintln!("nested: the link was lost, moving {} again", self.spec.name);
+            eprintln!(
+                "nested: the peer was silent, moving {} again",
+                self.spec.name
+            );
             attempt += 1;
         }
     }
@@ -320,16 +330,20 @@ impl<'host> Guest<'host> {
     fn try_to_migrate(
         &self,
         options: &str,
+        on_other_tap: bool,
         attempt: u32,
     ) -> Result<(Process<'host>, Output), HostError> {
         let (host, spec, moves) = (self.host, &self.spec, self.moves + 1);
         let token = format!("/run/{}-{moves}.token", spec.name);
         let (from, to) = (spec.socket_after(self.moves), spec.socket_after(moves));
         host.check(&format!("rm -f {token} {to}"), SETUP)?;
+        let net = if on_other_tap == self.on_other_tap {
+            String::new()
+        } else {
+            format!("--net net0={}", spec.tap_at(on_other_tap))
+        };
         let receive = format!(
-            "{GODWIT} receive --listen 127.0.0.1:0 --token-file {token} \
-             --net net0={tap} --socket {to}",
-            tap = spec.tap_after(moves),
+            "{GODWIT} receive --listen 127.0.0.1:0 --token-file {token} {net} --socket {to}"
         );
         let name = format!("{}-{moves}-{attempt}", spec.name);
         let console = Process::start(host, &name, &receive)?;

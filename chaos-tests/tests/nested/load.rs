@@ -9,9 +9,14 @@ use super::{STEP, StepResult, ends_well, ensure, no_failure, say, start};
 
 /// The step's name.
 pub(crate) const NAME: &str = "moves under load while its connection goes on";
-/// How a guest is moved: a name for people, and options of `godwit migrate`. What is emulated is slow,
-/// so each has more time than it would need elsewhere.
-const MODES: [(&str, &str); 1] = [("pre-copy", "--downtime-limit 5000 --timeout 100")];
+/// How a guest is moved: mode and further options of `godwit migrate`. What is emulated is slow, so its
+/// memory may take longer than is usual to come to rest.
+const MODES: [(&str, &str); 4] = [
+    ("pre-copy", "--downtime-limit 5000"),
+    ("post-copy", ""),
+    ("hybrid", "--downtime-limit 1000"),
+    ("local", ""),
+];
 /// What one move may take beyond what the other steps need.
 const MOVE: Duration = Duration::from_secs(120);
 /// Records that come both ways after a move before it counts.
@@ -22,7 +27,7 @@ const MAX_QUESTIONS: u32 = 90;
 /// How often the guest moves in each mode.
 fn moves() -> u32 {
     match std::env::var("GODWIT_NESTED_MOVES") {
-        Err(_) => 2,
+        Err(_) => 1,
         Ok(text) => text.parse().expect("GODWIT_NESTED_MOVES is a number"),
     }
 }
@@ -42,19 +47,19 @@ pub(crate) fn moves_under_load(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
     spec.index = 1;
     let mut guest = start(host, vmm, &spec)?;
     guest.console.await_line("L2-LOADED", STEP)?;
-    peer.await_line("NUMBERED sent=", STEP)?;
+    peer.await_newest_line("NUMBERED sent=", STEP)?;
     guest.console.type_text("baseline\n")?;
     guest.console.await_line("L2-BASELINE", STEP)?;
 
     for (mode, options) in MODES {
         for number in 1..=moves() {
-            let (source, moved, receipt) = guest.migrate(options)?;
+            let (source, moved, receipt) = guest.migrate(mode, options)?;
             no_failure(&source)?;
             guest = moved;
             let blackout = completed(&receipt)?;
             let gap = goes_on(&mut peer, &mut guest)?;
             say(&format!(
-                "nested: {mode} {number}, {cpus} CPUs: blackout {blackout}, longest gap so far {gap} ms"
+                "nested: move {number} by {mode}, {cpus} CPUs: blackout {blackout}, longest gap so far {gap} ms"
             ));
         }
     }
@@ -77,15 +82,18 @@ pub(crate) fn moves_under_load(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
     ends_well(&mut guest)
 }
 
-/// The blackout in `receipt` for people, of a migration that completed and saw the guest's first frame.
+/// The blackout in `receipt` for people, of a migration that completed.
 fn completed(receipt: &str) -> StepResult<String> {
     let json: serde_json::Value = serde_json::from_str(receipt)?;
     let blackout = &json["blackout"];
-    let (total, outside) = (&blackout["total_ms"], &blackout["outside_ms"]);
-    let right = json["outcome"]["result"] == "completed";
-    match (right, total.as_f64(), outside.as_f64()) {
-        (true, Some(total), Some(outside)) if outside >= total => {
-            Ok(format!("{total:.1} ms, {outside:.1} ms from outside"))
+    let outside = match blackout["outside_ms"].as_f64() {
+        Some(outside) => format!("{outside:.1} ms to its first frame"),
+        // What is emulated may take longer than the target watches.
+        None => "not heard within a second".to_owned(),
+    };
+    match blackout["total_ms"].as_f64() {
+        Some(total) if json["outcome"]["result"] == "completed" => {
+            Ok(format!("{total:.1} ms, {outside}"))
         }
         _ => Err(format!("not as it should be: {receipt}").into()),
     }
@@ -98,17 +106,13 @@ fn goes_on(peer: &mut Process<'_>, guest: &mut Guest<'_>) -> StepResult<u64> {
     let (sent, received) = (value(&first, "sent")?, value(&first, "received")?);
     let mut last = first.clone();
     for _ in 0..MAX_QUESTIONS {
-        peer.await_line("NUMBERED sent=", STEP)?;
+        let seen = peer.await_newest_line("NUMBERED sent=", STEP)?;
         last = state(guest)?;
-        // The newest of the lines, of which some have come unseen.
-        let output = peer.output();
-        let seen = output.lines().rfind(|line| line.contains("gap_max_ms="));
-        let seen = seen.ok_or("the peer said nothing")?;
-        if value(seen, "received")? > sent + RECORDS_AFTER
+        if value(&seen, "received")? > sent + RECORDS_AFTER
             && value(&last, "received")? > received + RECORDS_AFTER
         {
             no_failure(guest)?;
-            return value(seen, "gap_max_ms");
+            return value(&seen, "gap_max_ms");
         }
     }
     Err(format!("nothing comes through: from {first:?} to {last:?}").into())

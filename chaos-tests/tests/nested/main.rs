@@ -9,7 +9,7 @@
 //! - `GODWIT_NESTED_VMM=qemu`: run the steps under the QEMU that is carried in, to
 //!   tell a fault of the harness from one of Godwit.
 //! - `GODWIT_NESTED_ONLY`: run only the steps whose name contains this, as in `2 CPUs moves`.
-//! - `GODWIT_NESTED_MOVES`: how often the guest under load moves in each mode, 2 unless said otherwise.
+//! - `GODWIT_NESTED_MOVES`: how often the guest under load moves in each mode, once unless said otherwise.
 
 mod load;
 
@@ -231,7 +231,7 @@ fn moves_to_another_process(host: &Host, vmm: Vmm, cpus: u32) -> StepResult {
     let spec = GuestSpec::new("mover", cpus, Work::Counter);
     let mut guest = start(host, vmm, &spec)?;
     guest.console.await_line("L2-COUNT 5 ", STEP)?;
-    let (source, mut guest, receipt) = guest.migrate("")?;
+    let (source, mut guest, receipt) = guest.migrate("hybrid", "")?;
     ensure(receipt.contains("\"completed\""), || receipt.clone())?;
     let before = counts(&source.console.output());
     let last = *before.last().ok_or("nothing was counted")?;

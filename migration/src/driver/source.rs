@@ -144,7 +144,9 @@ pub async fn migrate(
             Happening::FromLink(number, event) if number == driver.number => Some(event),
             _ => None,
         };
-        if let Some(after_resume) = first_frame::heard(&mut heard, of_link).await {
+        let after_resume = first_frame::heard(&mut heard, of_link).await;
+        // More than the whole migration took cannot be true.
+        if let Some(after_resume) = after_resume.filter(|&time| time <= begin.elapsed()) {
             receipt.note_first_frame(after_resume);
         }
     }

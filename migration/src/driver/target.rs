@@ -103,7 +103,8 @@ pub async fn receive(
         readers: JoinSet::new(),
         prepared: None,
         announcing: None,
-        watching: None,
+        resumed: begin,
+        first_frame: None,
         ready: false,
         outcome: None,
         faults: watched.faults,
@@ -186,9 +187,10 @@ struct Driver {
     said: Instant,
     readers: JoinSet<()>,
     prepared: Option<(Prepared, Destination)>,
-    /// Becomes what watches for the guest's first frame.
-    announcing: Option<JoinHandle<JoinHandle<Option<Duration>>>>,
-    watching: Option<JoinHandle<Option<Duration>>>,
+    announcing: Option<JoinHandle<FirstFrame>>,
+    /// When the guest ran.
+    resumed: Instant,
+    first_frame: Option<FirstFrame>,
     /// The source was told that it may give the guest up.
     ready: bool,
     outcome: Option<Outcome>,
@@ -263,10 +265,8 @@ impl Driver {
                 }),
                 Command::AnnounceNetwork => {
                     let host = self.host.clone();
-                    self.announcing = Some(spawn_blocking(move || {
-                        let first_frame = host.announce();
-                        spawn_blocking(move || first_frame(WATCH))
-                    }));
+                    self.resumed = Instant::now();
+                    self.announcing = Some(spawn_blocking(move || host.announce()));
                 }
                 // There is no control plane yet that the change of owner is committed to.
                 Command::Commit(_) => self.tell(Happening::Event(Event::Committed)),
@@ -278,7 +278,7 @@ impl Driver {
                 Command::MemoryWhole => {
                     if let Some(announcing) = self.announcing.take() {
                         match announcing.await {
-                            Ok(watching) => self.watching = Some(watching),
+                            Ok(first_frame) => self.first_frame = Some(first_frame),
                             Err(error) => {
                                 tracing::error!(%error, "the host failed over the guest's networks");
                             }
@@ -320,9 +320,12 @@ impl Driver {
     /// The last word of a migration that completed (MIG-39).
     async fn tell_first_frame(&mut self) {
         if self.outcome == Some(Outcome::Completed)
-            && let Some(watching) = self.watching.take()
-            && let Ok(first) = watching.await
+            && let Some(first_frame) = self.first_frame.take()
         {
+            let patience = WATCH.saturating_sub(self.resumed.elapsed());
+            let Ok(first) = spawn_blocking(move || first_frame(patience)).await else {
+                return;
+            };
             let after_resume_ns = first.map(|time| time.as_nanos() as u64);
             self.say(&FromTarget::FirstFrame { after_resume_ns }).await;
         }

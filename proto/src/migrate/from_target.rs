@@ -62,7 +62,7 @@ pub enum FromTarget {
     /// After [`FromTarget::Complete`], the last word: when the guest was heard on its network again.
     FirstFrame {
         /// From the running guest to the first frame that it sent, nanoseconds by the target's clock;
-        /// `None` when it uses no network, or sent none while the target watched, about 1 s.
+        /// `None` when it uses no network, or sent none until memory was whole and 1 s had passed.
         after_resume_ns: Option<u64>,
     },
 }

@@ -23,6 +23,11 @@ const MSR_TSC: u32 = 0x10;
 /// `IA32_TSC_DEADLINE`: set last; setting it arms the timer against all the others.
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 
+/// Two readings of kvmclock so close together had nothing between them, ns.
+const UNDISTURBED_NS: u64 = 50_000;
+/// How often such readings are tried: a busy host takes the processor away at any moment.
+const CLOCK_TRIES: u32 = 16;
+
 /// A vCPU. It belongs to the thread that runs it.
 pub struct Vcpu {
     index: u32,
@@ -220,13 +225,21 @@ impl Vcpu {
     ) -> Result<VcpuState, KvmError> {
         let mut state = self.save(msr_indices)?;
         if let Some(tsc) = state.msrs.iter_mut().find(|msr| msr.index == MSR_TSC) {
-            let before = vm.clock_ns()?;
-            let now = self.save_msrs(&[MSR_TSC])?;
-            let after = vm.clock_ns()?;
-            let read_at = before.midpoint(after);
-            if let Some(now) = now.first() {
-                let since = cycles(read_at.saturating_sub(clock_ns), state.tsc_khz);
-                tsc.value = now.value.wrapping_sub(since);
+            let mut closest = u64::MAX;
+            for _ in 0..CLOCK_TRIES {
+                let before = vm.clock_ns()?;
+                let now = self.save_msrs(&[MSR_TSC])?;
+                let after = vm.clock_ns()?;
+                let apart = after.saturating_sub(before);
+                if let Some(now) = now.first().filter(|_| apart < closest) {
+                    let read_at = before.midpoint(after);
+                    let since = cycles(read_at.saturating_sub(clock_ns), state.tsc_khz);
+                    tsc.value = now.value.wrapping_sub(since);
+                    closest = apart;
+                }
+                if apart <= UNDISTURBED_NS {
+                    break;
+                }
             }
         }
         Ok(state)
@@ -246,7 +259,8 @@ impl Vcpu {
         self.restore_and(state, |msrs| {
             let tsc = msrs.iter_mut().find(|msr| msr.index == MSR_TSC);
             if let Some(tsc) = tsc {
-                let since = vm.clock_ns()?.saturating_sub(clock_ns);
+                // Not twice: KVM takes a second value near the first for the same.
+                let since = undisturbed_clock_ns(vm)?.saturating_sub(clock_ns);
                 tsc.value = tsc.value.wrapping_add(cycles(since, state.tsc_khz));
             }
             Ok(())
@@ -424,6 +438,18 @@ impl Vcpu {
             .set_vcpu_events(&events)
             .map_err(KvmError::ioctl("restore pending events"))
     }
+}
+
+/// kvmclock, when this thread is likely to go on running for a moment.
+fn undisturbed_clock_ns(vm: &Vm) -> Result<u64, KvmError> {
+    let mut now = vm.clock_ns()?;
+    for _ in 0..CLOCK_TRIES {
+        let before = std::mem::replace(&mut now, vm.clock_ns()?);
+        if now.saturating_sub(before) <= UNDISTURBED_NS {
+            break;
+        }
+    }
+    Ok(now)
 }
 
 /// What a TSC of `khz` counts in so many nanoseconds; modulo 2^64, as the counter itself.
