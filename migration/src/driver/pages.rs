@@ -85,7 +85,10 @@ impl Reader {
                 Err(error) => Err(self.struck(error)),
             };
             if let Err(event) = applied {
-                return self.events.tell(event);
+                self.events.tell(event);
+                // The source hears why on the control stream. Letting this one go would tell it first,
+                // and less.
+                return std::future::pending().await;
             }
         }
     }

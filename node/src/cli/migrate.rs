@@ -91,6 +91,9 @@ pub(super) struct Migrate {
     /// Why, for the receipt
     #[arg(long, value_name = "TEXT", default_value = "")]
     why: String,
+    /// Write the whole receipt, as a table, in place of one line
+    #[arg(long, conflicts_with = "json")]
+    receipt: bool,
     /// Write the receipt to stdout as JSON
     #[arg(long)]
     json: bool,
@@ -204,15 +207,21 @@ impl Migrate {
             drop(over);
             migrated
         });
-        let (moved, receipt) = migrated.map_err(|error| lost(&error))?;
-        let receipt: Value = serde_json::from_str(&receipt)
+        let ended = migrated.map_err(|error| lost(&error))?;
+        let receipt: Value = serde_json::from_str(&ended.receipt)
             .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
         if self.json {
             print(&receipt.to_string())?;
+        } else if self.receipt {
+            print(ended.table.trim_end())?;
         } else {
             print(&summary(&receipt))?;
         }
-        if moved { Ok(()) } else { Err(stayed(&receipt)) }
+        if ended.moved {
+            Ok(())
+        } else {
+            Err(stayed(&receipt))
+        }
     }
 }
 

@@ -64,6 +64,17 @@ impl ClientError {
     }
 }
 
+/// How a migration ended.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// Whether the guest runs at the target.
+    pub moved: bool,
+    /// The receipt as JSON.
+    pub receipt: String,
+    /// The receipt for people.
+    pub table: String,
+}
+
 /// A client of a guest process.
 #[derive(Debug)]
 pub struct Client {
@@ -212,14 +223,21 @@ impl Client {
         }
     }
 
-    /// Moves the guest; waits until that is over, however long it takes. Returns whether it was moved,
-    /// and the receipt as JSON.
+    /// Moves the guest; waits until that is over, however long it takes.
     ///
     /// # Errors
     /// As [`Client::request`]; the guest runs on then.
-    pub fn migrate(&mut self, request: MigrateRequest) -> Result<(bool, String), ClientError> {
+    pub fn migrate(&mut self, request: MigrateRequest) -> Result<Moved, ClientError> {
         match self.request(&Request::Migrate(request))? {
-            Response::Migrated { moved, receipt } => Ok((moved, receipt)),
+            Response::Migrated {
+                moved,
+                receipt,
+                table,
+            } => Ok(Moved {
+                moved,
+                receipt,
+                table,
+            }),
             _ => Err(ClientError::WrongAnswer { request: "migrate" }),
         }
     }

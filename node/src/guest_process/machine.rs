@@ -229,6 +229,7 @@ impl Machine {
                 return respond(self.migrate(&request), |receipt| Response::Migrated {
                     moved: matches!(receipt.outcome, Some(Outcome::Completed)),
                     receipt: json(&receipt),
+                    table: receipt.to_string(),
                 });
             }
             Request::MigrationProgress => {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use godwit_migration::transport::{CloseCode, TargetLink};
+use godwit_node::guest_process::client::Moved;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::frame::FrameKind;
 use godwit_proto::id::Epoch;
@@ -309,7 +310,7 @@ fn a_token_lets_one_source_in_and_the_second_waits_for_nothing() {
         refused.stderr
     );
     assert_healthy(&mut second);
-    let (moved, receipt) = mover.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = mover.join().unwrap().unwrap();
     assert!(moved, "{receipt}");
     assert_eq!(first.end().code, Some(0));
     assert_healthy(&mut target);

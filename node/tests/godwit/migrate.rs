@@ -1,6 +1,6 @@
 //! Guests that move between two processes, over real sockets.
 
-use godwit_node::guest_process::client::{Client, ClientError};
+use godwit_node::guest_process::client::{Client, ClientError, Moved};
 use godwit_proto::codes::ErrorCode;
 use rustix::process::{Pid, Signal};
 
@@ -236,7 +236,7 @@ fn a_cancelled_migration_leaves_the_guest_undisturbed_and_the_next_succeeds() {
     let another = client.migrate(request(&to, &token)).unwrap_err();
     refused(another, ErrorCode::AlreadyMigrating);
     client.cancel_migration().unwrap();
-    let (moved, receipt) = mover.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = mover.join().unwrap().unwrap();
     assert!(!moved, "{receipt}");
     assert_ne!(target.end().code, Some(0));
     assert_healthy(&mut source);
@@ -259,7 +259,7 @@ fn a_target_that_is_killed_while_memory_is_copied_costs_nothing() {
     let mover = move_slowly(dir, "a.sock", &to, &token);
     // Dropping kills it with SIGKILL.
     drop(target);
-    let (moved, receipt) = mover.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = mover.join().unwrap().unwrap();
     assert!(!moved, "{receipt}");
     assert_healthy(&mut source);
 }
@@ -289,7 +289,7 @@ fn a_target_that_is_told_to_stop_ends_at_once_and_the_guest_stays() {
     terminate(&target);
     let ended = target.end();
     assert_eq!(ended.code, cancelled, "{}", ended.stderr);
-    let (moved, receipt) = mover.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = mover.join().unwrap().unwrap();
     assert!(!moved, "{receipt}");
     let receipt: serde_json::Value = serde_json::from_str(&receipt).unwrap();
     let code = ErrorCode::Cancelled.exit_code();

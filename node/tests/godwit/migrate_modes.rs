@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use godwit_node::guest_process::client::{Client, ClientError};
+use godwit_node::guest_process::client::{Client, ClientError, Moved};
 use godwit_proto::codes::ErrorCode;
 use godwit_proto::migrate::Mode;
 use godwit_proto::process::{ExitReason, MigrateRequest};
@@ -66,7 +66,7 @@ fn mover(
     dir: &Path,
     socket: &str,
     request: MigrateRequest,
-) -> JoinHandle<Result<(bool, String), ClientError>> {
+) -> JoinHandle<Result<Moved, ClientError>> {
     let socket = dir.join(socket);
     thread::spawn(move || Client::connect(&socket).unwrap().migrate(request))
 }
@@ -346,7 +346,7 @@ fn a_link_that_is_cut_in_post_copy_is_made_again_and_no_page_is_lost() {
     }
     thread::sleep(Duration::from_millis(500));
     relay.mend();
-    let (moved, receipt) = moving.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = moving.join().unwrap().unwrap();
     assert!(moved, "{receipt}");
     let receipt: Value = serde_json::from_str(&receipt).unwrap();
     assert_eq!(receipt["recoveries"], 1, "{receipt}");
@@ -399,7 +399,7 @@ fn a_link_that_stays_cut_leaves_nobody_waiting_and_no_guest_on_either_side() {
     await_post_copy(dir, "a.sock");
     target.line("heartbeat ");
     relay.cut();
-    let (moved, receipt) = moving.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = moving.join().unwrap().unwrap();
     assert!(!moved);
     let receipt: Value = serde_json::from_str(&receipt).unwrap();
     assert_eq!(receipt["outcome"]["result"], "unconfirmed", "{receipt}");
@@ -447,7 +447,7 @@ fn a_guest_whose_memory_still_follows_is_not_changed_nor_moved_on() {
             other => panic!("{other}"),
         }
     }
-    let (moved, receipt) = moving.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = moving.join().unwrap().unwrap();
     assert!(moved, "{receipt}");
     client.pause().unwrap();
     client.resume().unwrap();
@@ -470,7 +470,7 @@ fn a_guest_that_ends_while_its_memory_follows_is_not_held_up_and_its_source_goes
     let client = Client::connect(&dir.join("b.sock")).unwrap();
     assert_eq!(client.stop().unwrap(), ExitReason::Stopped);
     assert_eq!(target.end().code, Some(0));
-    let (moved, receipt) = moving.join().unwrap().unwrap();
+    let Moved { moved, receipt, .. } = moving.join().unwrap().unwrap();
     assert!(moved, "{receipt}");
     assert_eq!(source.end().code, Some(0));
 }

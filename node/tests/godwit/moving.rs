@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use godwit_node::guest_process::client::{Client, ClientError};
+use godwit_node::guest_process::client::{Client, ClientError, Moved};
 use godwit_proto::process::MigrateRequest;
 
 use crate::support::{Ended, GODWIT, PATIENCE, Running, field, godwit};
@@ -136,7 +136,7 @@ pub(crate) fn move_slowly(
     socket: &str,
     to: &str,
     token: &str,
-) -> JoinHandle<Result<(bool, String), ClientError>> {
+) -> JoinHandle<Result<Moved, ClientError>> {
     let mut slow = request(to, token);
     slow.bandwidth_cap = Some(4 << 20);
     let socket = dir.join(socket);

@@ -20,13 +20,15 @@ pub enum Response {
     Exited(ExitReason),
     /// The request failed and changed nothing.
     Error(CodedError),
-    /// A migration is over: its receipt as JSON, which tells whether the guest was moved. When it was,
+    /// A migration is over: its receipt, which tells whether the guest was moved. When it was,
     /// [`Response::Exited`] follows.
     Migrated {
         /// Whether the guest runs at the target now.
         moved: bool,
         /// The receipt as JSON.
         receipt: String,
+        /// The receipt for people.
+        table: String,
     },
     /// The progress of the migration under way as JSON; `None` when there is none.
     Migrating(Option<String>),

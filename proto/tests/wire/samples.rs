@@ -347,6 +347,7 @@ pub(crate) fn responses() -> Vec<Response> {
         Response::Migrated {
             moved: true,
             receipt: "{}".into(),
+            table: "outcome    completed\n".into(),
         },
         Response::Migrating(Some("{}".into())),
         Response::HandedOver {
