@@ -351,7 +351,8 @@ fn count(line: &str) -> Option<Count> {
         number,
         uptime,
         wall,
-        memory_right: words.next_back()? == "memory=ok",
+        // What is typed is echoed wherever the line has come to.
+        memory_right: !line.contains("WRONG"),
     })
 }
 
