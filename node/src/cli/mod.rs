@@ -112,10 +112,12 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_every_exit_code() {
+    fn the_help_names_every_exit_code_of_a_command() {
         for code in ErrorCode::ALL {
             let line = format!("\n  {:>2}  ", code.exit_code());
-            assert!(EXIT_CODES.contains(&line), "{code:?}");
+            // From 60 on they are a cluster's, which no command speaks with yet.
+            let is_of_a_command = code.exit_code() < 60;
+            assert_eq!(EXIT_CODES.contains(&line), is_of_a_command, "{code:?}");
         }
     }
 }

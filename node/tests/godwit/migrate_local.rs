@@ -103,6 +103,7 @@ fn a_tap_goes_along_and_carries_what_was_sent_meanwhile() {
         await() { for _ in $(seq 1000); do eval "$1" && return; sleep 0.02; done; echo "no: $1" >&2; exit 90; }
         "$godwit" run --socket a.sock --memory 32M --serial null --net tap=gwtap0 --cmdline "net=ip:10.9.0.2" </dev/null &
         await 'test -S a.sock && grep -q gwtap0 /proc/self/net/dev'
+        ip link set lo up
         ip address add 10.9.0.1/24 dev gwtap0
         ip link set gwtap0 up
         # A client that sees one tap all the time.
@@ -110,7 +111,6 @@ fn a_tap_goes_along_and_carries_what_was_sent_meanwhile() {
         echo_once() { printf "$1" >&3; read -r -n 1 -t 10 answer <&3 && test "$answer" = "$1"; }
         await 'echo_once b'
         "$godwit" receive --listen 127.0.0.1:0 --token-file token --socket b.sock --serial null </dev/null &
-        ip link set lo up
         await 'test -e token'
         "$godwit" migrate --mode local --from a.sock --to "$(head -n 1 token)" --token "$(tail -n 1 token)"
         for n in 1 2 3; do echo_once "$n"; done
