@@ -12,7 +12,11 @@ impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "guest      {} ({})", self.name, self.guest)?;
         writeln!(f, "migration  {} ({})", self.migration, self.mode)?;
-        writeln!(f, "asked by   {}: {}", self.asked_by, self.why)?;
+        for (title, text) in [("asked by ", &self.asked_by), ("because  ", &self.why)] {
+            if !text.is_empty() {
+                writeln!(f, "{title}  {text}")?;
+            }
+        }
         let outcome = self.outcome.as_ref();
         writeln!(
             f,

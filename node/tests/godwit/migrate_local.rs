@@ -135,3 +135,23 @@ fn a_tap_goes_along_and_carries_what_was_sent_meanwhile() {
     assert!(run.status.success(), "{stdout}{stderr}");
     assert!(stdout.contains("carried"), "{stdout}{stderr}");
 }
+
+#[test]
+fn a_target_that_dies_with_the_memory_in_hand_leaves_the_guest_unharmed() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut source = run(dir, "a.sock", "2", CHECK);
+    assert_healthy(&mut source);
+    let fault = ["--chaos", "--inject", "target:restore-state=kill"];
+    let (target, to, token) = receive(dir, "token", &fault);
+    let moved = migrate_locally(dir, "a.sock", &to, &token);
+    assert_ne!(moved.code, Some(0), "{:?}", moved.stdout);
+    assert_eq!(target.end().code, None, "killed");
+    assert_healthy(&mut source);
+    let (mut target, to, token) = receive(dir, "again", &[]);
+    assert_eq!(migrate_locally(dir, "a.sock", &to, &token).code, Some(0));
+    assert_healthy(&mut target);
+}
