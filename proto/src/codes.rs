@@ -45,6 +45,9 @@
 //! | 68 | too many migrations are under way |
 //! | 69 | the node is not ready |
 //! | 70 | the idempotency key was used for another request |
+//! | 71 | no leader that a quorum follows; nothing was changed, or it is not known |
+//! | 72 | the token is expired, used, or not of this cluster |
+//! | 73 | the node holds no live lease, so the guest may not run on it |
 //!
 //! A number keeps its meaning for ever.
 
@@ -165,6 +168,12 @@ codes! {
     NodeNotReady = 69,
     /// The idempotency key was used for another request.
     KeyReused = 70,
+    /// No leader that a quorum follows; nothing was changed, or it is not known.
+    NoQuorum = 71,
+    /// The token is expired, used, or not of this cluster.
+    TokenInvalid = 72,
+    /// The node holds no live lease, so the guest may not run on it.
+    NoLease = 73,
 }
 
 impl ErrorCode {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use godwit_proto::codes::ErrorCode;
+use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::frame::{Frame, FrameKind};
 use godwit_proto::migrate::{FromSource, FromTarget, Offer, PageRun, VERSIONS};
 use tokio::sync::{mpsc, watch};
@@ -49,6 +49,16 @@ pub struct Controls {
     pub progress: watch::Sender<Option<Progress>>,
     /// What is to go wrong on purpose.
     pub faults: Faults,
+    /// Who says when the guest may be handed over; `None`: it may at any moment.
+    pub window: Option<Window>,
+}
+
+/// How the source asks whether the guest may be handed over.
+pub struct Window {
+    /// Set to `true` when the source would hand it over.
+    pub asked: watch::Sender<bool>,
+    /// Turns to `true` when it may.
+    pub opened: watch::Receiver<bool>,
 }
 
 /// How long the target has to take what was said last.
@@ -104,6 +114,7 @@ pub async fn migrate(
         number: 0,
         redialling: None,
         faults: controls.faults,
+        window: controls.window,
     };
     driver.connect(link);
     let (mut machine, commands) = Source::start(offer, options, request, begin.elapsed());
@@ -216,6 +227,7 @@ struct Driver {
     number: u64,
     redialling: Option<JoinHandle<()>>,
     faults: Faults,
+    window: Option<Window>,
 }
 
 impl Driver {
@@ -351,8 +363,7 @@ impl Driver {
                         self.failed(Step::SetThrottle, &*error);
                     }
                 }
-                // There is no control plane yet to announce a change of owner to.
-                Command::OpenWindow => self.tell(Event::WindowOpened),
+                Command::OpenWindow => self.open_window(),
                 Command::CloseWindow => {}
                 Command::PauseGuest => {
                     let guest = self.guest.guest.clone();
@@ -397,6 +408,25 @@ impl Driver {
                 Command::FreeMemory | Command::CancelTooLate | Command::Finish(_) => {}
             }
         }
+    }
+
+    /// Asks whether the guest may be handed over. Who never answers is bounded by the migration's time.
+    fn open_window(&self) {
+        let Some(window) = &self.window else {
+            return self.tell(Event::WindowOpened);
+        };
+        window.asked.send_replace(true);
+        let (mut opened, sender) = (window.opened.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let event = match opened.wait_for(|&open| open).await {
+                Ok(_) => Event::WindowOpened,
+                Err(_) => Event::Failed {
+                    step: Step::OpenWindow,
+                    error: CodedError::new(ErrorCode::Cancelled, "nobody lets the guest go"),
+                },
+            };
+            let _ = sender.send(Happening::Event(event));
+        });
     }
 
     async fn say(&mut self, message: &FromSource) {

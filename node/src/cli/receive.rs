@@ -86,6 +86,7 @@ impl Receive {
             listen: self.listen,
             patience: Duration::from_secs(self.patience),
             recovery_window: self.recovery_window.map(Duration::from_secs),
+            guest: None,
         };
         let mut rest = None;
         let code = self.foreground.execute(|machine, signals| {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::GuestSpec;
-use godwit_proto::id::MigrationId;
+use godwit_proto::id::{Epoch, MigrationId};
 use godwit_proto::process::{
-    ConsoleKind, ExitReason, GuestStats, MigrateRequest, Overrides, RESPONSE_LIMITS, Request,
-    Response, SnapshotReport, VERSIONS,
+    AwaitRequest, ConsoleKind, ExitReason, GuestStats, Mandate, MigrateRequest, Overrides, Proof,
+    RESPONSE_LIMITS, Request, Response, SnapshotReport, Standing, VERSIONS,
 };
 use godwit_vmm::guest::Heirloom;
 
@@ -270,6 +270,82 @@ impl Client {
     pub fn inject_faults(&mut self, faults: &[String]) -> Result<(), ClientError> {
         let faults = faults.to_vec();
         self.done("inject-faults", &Request::InjectFaults { faults })
+    }
+
+    /// Gives the guest's process a right to run its guest.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn mandate(&mut self, mandate: Mandate) -> Result<(), ClientError> {
+        self.done("mandate", &Request::Mandate(mandate))
+    }
+
+    /// Proves that the right holds for longer.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn prove(&mut self, proof: Proof) -> Result<(), ClientError> {
+        self.done("prove", &Request::Prove(proof))
+    }
+
+    /// Says whether the guest could be started elsewhere.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn set_leased(&mut self, leased: bool) -> Result<(), ClientError> {
+        self.done("set-leased", &Request::SetLeased(leased))
+    }
+
+    /// Says that the guest belongs to somebody else, under this epoch.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn revoke(&mut self, epoch: Epoch) -> Result<(), ClientError> {
+        self.done("revoke", &Request::Revoke(epoch))
+    }
+
+    /// What became of the right, and how a move is.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn standing(&mut self) -> Result<Standing, ClientError> {
+        match self.request(&Request::Standing)? {
+            Response::Standing(standing) => Ok(standing),
+            _ => Err(ClientError::WrongAnswer {
+                request: "standing",
+            }),
+        }
+    }
+
+    /// Has the process wait for a guest; where, and the permission to come.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn await_guest(&mut self, request: AwaitRequest) -> Result<(String, String), ClientError> {
+        match self.request(&Request::Await(request))? {
+            Response::Awaiting { address, token } => Ok((address, token)),
+            _ => Err(ClientError::WrongAnswer { request: "await" }),
+        }
+    }
+
+    /// Begins to move the guest.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn leave(
+        &mut self,
+        migration: MigrationId,
+        request: MigrateRequest,
+    ) -> Result<(), ClientError> {
+        self.done("leave", &Request::Leave { migration, request })
+    }
+
+    /// Lets the migration under way hand the guest over.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn open_window(&mut self) -> Result<(), ClientError> {
+        self.done("open-window", &Request::OpenWindow)
     }
 
     /// The memory and the taps of the guest, which is under way to this process of the same host; or the

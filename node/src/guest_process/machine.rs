@@ -13,13 +13,14 @@
 //! and taps. A request that is under way is let finish first, within bounds.
 
 mod moving;
+mod owned;
 
 use std::io::{self, PipeWriter};
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use godwit_vmm::guest::{
 use tokio::sync::watch;
 
 use self::moving::Migration;
+use self::owned::Cluster;
 use super::console::{Consoles, Ends};
 use super::exit;
 use crate::migrate::Arrived;
@@ -74,6 +76,8 @@ pub struct Machine {
     awaited_as: OnceLock<Fingerprint>,
     /// How the guest came here, if it did and has not tried to leave since.
     arrived: Mutex<Option<Arrived>>,
+    /// What a cluster says of it.
+    cluster: Cluster,
     /// Raised when the end is complete.
     ended: Flag,
     /// Whether it has begun.
@@ -107,7 +111,8 @@ impl Machine {
     /// # Errors
     /// The kernel's answer.
     pub fn new(options: MachineOptions) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        let (ended, ending) = (Flag::new()?, watch::Sender::new(false));
+        Ok(Arc::new_cyclic(|machine: &Weak<Self>| Self {
             inner: Mutex::new(Inner {
                 slot: Slot::Empty,
                 leases: 0,
@@ -118,8 +123,9 @@ impl Machine {
             faults: Mutex::new(Faults::default()),
             awaited_as: OnceLock::new(),
             arrived: Mutex::new(None),
-            ended: Flag::new()?,
-            ending: watch::Sender::new(false),
+            cluster: Cluster::new(machine.clone()),
+            ended,
+            ending,
             options,
         }))
     }
@@ -133,7 +139,9 @@ impl Machine {
             let (ends, attachments) = self.open_ends(spec)?;
             let guest = Guest::build(spec, attachments).map_err(|error| error.coded())?;
             Ok((guest, ends))
-        })
+        })?;
+        self.cluster.holder().built();
+        Ok(())
     }
 
     /// Builds a guest from the snapshot in `dir`, ready to start.
@@ -193,7 +201,10 @@ impl Machine {
     /// # Errors
     /// There is none, or what the VMM says.
     pub fn start(&self) -> Result<(), CodedError> {
-        self.change(Guest::resume)
+        self.change_as(|guest| {
+            let run = || guest.resume().map_err(|error| error.coded());
+            self.cluster.holder().goes_on(run)
+        })
     }
 
     /// Writes a snapshot to `dir`, which must not exist.
@@ -241,6 +252,30 @@ impl Machine {
                 Ok(())
             }
             Request::InjectFaults { faults } => self.inject_faults(&faults),
+            Request::Mandate(mandate) => self.cluster.holder().take(mandate),
+            Request::Prove(proof) => {
+                self.cluster.holder().prove(proof);
+                Ok(())
+            }
+            Request::SetLeased(leased) => {
+                self.cluster.holder().set_leased(leased);
+                Ok(())
+            }
+            Request::Revoke(epoch) => {
+                self.cluster.holder().revoke(epoch);
+                Ok(())
+            }
+            Request::Standing => return Response::Standing(self.standing()),
+            Request::Await(request) => {
+                return respond(self.await_guest(&request), |(address, token)| {
+                    Response::Awaiting { address, token }
+                });
+            }
+            Request::Leave { migration, request } => self.leave(migration, request),
+            Request::OpenWindow => {
+                self.open_window();
+                Ok(())
+            }
             Request::Stop => return Response::Exited(self.end(ExitReason::Stopped)),
             Request::AttachConsole { .. } | Request::HandOver => Err(CodedError::new(
                 ErrorCode::WrongState,
@@ -343,7 +378,7 @@ impl Machine {
     /// Whether there is no guest, nor was one, nor is one being built.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        matches!(self.inner().slot, Slot::Empty)
+        matches!(self.inner().slot, Slot::Empty) && !self.cluster.awaits_guest()
     }
 
     fn open_ends(&self, spec: &GuestSpec) -> Result<(Ends, Attachments), CodedError> {
@@ -439,9 +474,16 @@ impl Machine {
         &self,
         action: impl FnOnce(&Guest) -> Result<T, GuestError>,
     ) -> Result<T, CodedError> {
+        self.change_as(|guest| action(guest).map_err(|error| error.coded()))
+    }
+
+    fn change_as<T>(
+        &self,
+        action: impl FnOnce(&Guest) -> Result<T, CodedError>,
+    ) -> Result<T, CodedError> {
         let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         self.migration().refuse()?;
-        self.with_guest(action)
+        action(&*self.lease()?)
     }
 
     fn with_guest<T>(

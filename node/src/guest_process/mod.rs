@@ -18,6 +18,7 @@ pub mod exit;
 mod handover;
 pub mod keeper;
 pub mod machine;
+pub mod mandate;
 pub mod server;
 mod session;
 pub mod socket;

@@ -8,6 +8,8 @@ use godwit_vmm::guest::Guest;
 use godwit_vmm::memory::post_copy::{Arrival, PostCopy};
 use godwit_vmm::memory::{DirtyLog, DirtyPages, GuestRam};
 
+use crate::guest_process::mandate::Holder;
+
 /// Guest page size, bytes.
 const PAGE: u64 = ports::PAGE_BYTES as u64;
 
@@ -124,35 +126,60 @@ impl ports::DirtyLog for LogPort {
     }
 }
 
-/// A guest that can be stopped, saved and restored.
-pub struct GuestPort(Arc<Guest>);
+/// A guest that can be stopped, saved and restored, and runs only while it may.
+pub struct GuestPort {
+    guest: Arc<Guest>,
+    holder: Arc<Holder>,
+    arrives: bool,
+}
 
 impl GuestPort {
-    /// For `guest`.
-    pub fn new(guest: Arc<Guest>) -> Self {
-        Self(guest)
+    /// For `guest`, which runs here.
+    pub fn leaving(guest: Arc<Guest>, holder: Arc<Holder>) -> Self {
+        let arrives = false;
+        Self {
+            guest,
+            holder,
+            arrives,
+        }
+    }
+
+    /// For `guest`, which is handed over to this process.
+    pub fn arriving(guest: Arc<Guest>, holder: Arc<Holder>) -> Self {
+        let arrives = true;
+        Self {
+            guest,
+            holder,
+            arrives,
+        }
     }
 }
 
 impl ports::Pausable for GuestPort {
     fn pause(&self) -> Result<(), PortError> {
-        Ok(self.0.pause()?)
+        Ok(self.guest.pause()?)
     }
 
     fn resume(&self) -> Result<(), PortError> {
-        Ok(self.0.resume()?)
+        let run = || self.guest.resume().map_err(|error| error.coded());
+        let runs = match self.arrives {
+            true => self.holder.handed_over(run),
+            false => self.holder.goes_on(run),
+        };
+        Ok(runs?)
     }
 
     fn save(&self) -> Result<Vec<u8>, PortError> {
-        Ok(self.0.save()?)
+        Ok(self.guest.save()?)
     }
 
     fn restore(&self, state: &[u8]) -> Result<(), PortError> {
-        Ok(self.0.take_state(state)?)
+        Ok(self.guest.take_state(state)?)
     }
 
     fn relinquish(&self) -> Result<(), PortError> {
-        Ok(self.0.relinquish()?)
+        self.holder.relinquish();
+        Ok(self.guest.relinquish()?)
     }
 }
 

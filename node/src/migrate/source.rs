@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_migration::driver::{self, Controls, SourceGuest, Way};
+use godwit_migration::driver::{self, Controls, SourceGuest, Way, Window};
 use godwit_migration::fault::Faults;
 use godwit_migration::options::{self, Options};
 use godwit_migration::report::{Progress, Receipt};
@@ -22,9 +22,20 @@ use tokio::sync::watch;
 
 use super::ports::unit_pages;
 use super::{Arrived, GuestPort, LogPort, MemoryPort, fault, fit, runtime};
+use crate::guest_process::mandate::Holder;
 
 /// The most bulk streams of a link.
 const MAX_STREAMS: u16 = 16;
+
+/// On whose behalf a guest is given away.
+pub struct Leaver {
+    /// The migration, if a cluster knows it.
+    pub id: Option<MigrationId>,
+    /// The right under which the guest runs here.
+    pub holder: Arc<Holder>,
+    /// What is waited for before it is handed over.
+    pub window: Option<Window>,
+}
 
 /// Moves `guest` to where `request` says, and returns the receipt. If that is where it came from, as `arrived`
 /// tells, pages that are as they were then may not have to be sent.
@@ -34,6 +45,7 @@ const MAX_STREAMS: u16 = 16;
 pub fn move_guest(
     guest: Arc<Guest>,
     request: &MigrateRequest,
+    leaver: Leaver,
     arrived: Option<Arrived>,
     cancel: watch::Receiver<bool>,
     progress: watch::Sender<Option<Progress>>,
@@ -61,7 +73,7 @@ pub fn move_guest(
     let offer = Offer {
         local: request.local.clone(),
         retained: arrived.as_ref().map(Arrived::retained),
-        ..offer(&guest, &options)?
+        ..offer(&guest, &options, &leaver)?
     };
     let tuning = Tuning {
         bulk_streams: options.streams as u8,
@@ -82,7 +94,7 @@ pub fn move_guest(
         throttle: Arc::new(move |percent| {
             (0..vcpus).try_for_each(|index| Ok(throttled.throttle(index, percent)?))
         }),
-        guest: Arc::new(GuestPort::new(guest)),
+        guest: Arc::new(GuestPort::leaving(guest, leaver.holder)),
     };
     runtime()?.block_on(async {
         let unreachable = |error: &dyn std::error::Error| {
@@ -100,6 +112,7 @@ pub fn move_guest(
             cancel,
             progress,
             faults: faults.clone(),
+            window: leaver.window,
         };
         let way = Way { dialer, address };
         let receipt = driver::migrate(link, way, ports, offer, options, asked, controls).await;
@@ -158,15 +171,22 @@ fn options(guest: &Guest, request: &MigrateRequest) -> Options {
     }
 }
 
-fn offer(guest: &Guest, options: &Options) -> Result<Offer, CodedError> {
+fn offer(guest: &Guest, options: &Options, leaver: &Leaver) -> Result<Offer, CodedError> {
     let broken = |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::Other, error);
     let spec = guest.spec();
+    let mandate = leaver.holder.mandate();
     Ok(Offer {
-        migration: MigrationId::from_bytes(random()?),
+        migration: match leaver.id {
+            Some(id) => id,
+            None => MigrationId::from_bytes(random()?),
+        },
         // Without a cluster nobody gives guests ids; this one is for the one migration.
-        guest: GuestId::from_bytes(random()?),
+        guest: match mandate {
+            Some(mandate) => mandate.guest,
+            None => GuestId::from_bytes(random()?),
+        },
         name: spec.name.clone(),
-        epoch: Epoch::new(1),
+        epoch: mandate.map_or(Epoch::new(1), |mandate| mandate.epoch),
         spec: spec.encode().map_err(|error| broken(&error))?,
         layout: guest
             .memory_layout()

@@ -14,7 +14,7 @@ use godwit_migration::target::{Limits, Outcome};
 use godwit_migration::transport::{Invitation, Receiver, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::{GuestSpec, SerialSpec};
-use godwit_proto::id::MigrationId;
+use godwit_proto::id::{GuestId, MigrationId};
 use godwit_proto::migrate::{Mode, Offer, VERSIONS};
 use godwit_proto::process::{DiskOverride, NetOverride};
 use godwit_proto::record::Record;
@@ -52,6 +52,8 @@ pub struct Door {
     pub patience: Duration,
     /// How long a source that lost its link may take to come again; `None`: 300 s.
     pub recovery_window: Option<Duration>,
+    /// The only guest that may come; `None`: any.
+    pub guest: Option<GuestId>,
 }
 
 /// What is left of a migration whose guest runs here.
@@ -101,10 +103,14 @@ pub fn receive_guest(
         cable: faults.cable(),
         ..Tuning::default()
     };
+    let invitation = Invitation {
+        guest: door.guest,
+        ..Invitation::default()
+    };
     let runtime = runtime()?;
     let mut receiver = {
         let _entered = runtime.enter();
-        let bound = Receiver::bind(door.listen, Invitation::default(), tuning, VERSIONS);
+        let bound = Receiver::bind(door.listen, invitation, tuning, VERSIONS);
         bound.map_err(|error| failed(&error))?
     };
     let address = receiver.address().map_err(|error| failed(&error))?;
@@ -306,7 +312,7 @@ impl TargetHost for Host {
             memory: Arc::new(MemoryPort::new(&guest)),
             retained,
             following: following.ok(),
-            guest: Arc::new(GuestPort::new(guest)),
+            guest: Arc::new(GuestPort::arriving(guest, self.machine.holder().clone())),
         })
     }
 

@@ -14,6 +14,7 @@ mod migrate_local;
 mod migrate_modes;
 mod migrate_return;
 mod moving;
+mod owned;
 mod peer;
 mod protocol;
 mod reach;

@@ -18,12 +18,14 @@
 //! Every build speaks version V and V-1 ([`VERSIONS`]): a daemon steers guest processes that an
 //! older build started, and an older daemon those of a newer one.
 
+mod mandate;
 mod request;
 mod response;
 
+pub use mandate::{Leaving, Mandate, MandateState, Origin, Proof, Standing};
 pub use request::{
-    Compression, ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides, Request,
-    TimeoutAction,
+    AwaitRequest, Compression, ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides,
+    Request, TimeoutAction,
 };
 pub use response::{
     DeviceStats, ExitReason, GuestState, GuestStats, HandedTap, NamedCounter, Response,

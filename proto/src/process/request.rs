@@ -2,7 +2,9 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::mandate::{Mandate, Proof};
 use crate::guest::{GuestSpec, SerialSpec};
+use crate::id::{Epoch, MigrationId};
 use crate::migrate::Mode;
 
 /// A request to a guest process. Paths are as the guest process sees them.
@@ -68,6 +70,45 @@ pub enum Request {
         /// The faults.
         faults: Vec<String>,
     },
+    /// Run the guest only under this right; given before the guest is, and again with a higher epoch
+    /// after one was relinquished: [`Response::Ok`](super::Response::Ok).
+    Mandate(Mandate),
+    /// The right holds for longer: [`Response::Ok`](super::Response::Ok).
+    Prove(Proof),
+    /// The guest can be started elsewhere from now on, or cannot any more:
+    /// [`Response::Ok`](super::Response::Ok).
+    SetLeased(bool),
+    /// Somebody else may run the guest, under this later epoch: this copy is destroyed, unless it is
+    /// of that epoch. [`Response::Ok`](super::Response::Ok).
+    Revoke(Epoch),
+    /// What became of the mandate: [`Response::Standing`](super::Response::Standing).
+    Standing,
+    /// Wait for a guest that is moved here: [`Response::Awaiting`](super::Response::Awaiting), and
+    /// the guest runs as soon as it is here and may.
+    Await(AwaitRequest),
+    /// Move the guest as [`Request::Migrate`] does, and answer at once: [`Response::Ok`](super::Response::Ok).
+    /// It is not handed over before [`Request::OpenWindow`]; [`Request::Standing`] tells how it goes.
+    Leave {
+        /// The migration, as the cluster knows it.
+        migration: MigrationId,
+        /// Where to, and how.
+        request: MigrateRequest,
+    },
+    /// Let the migration under way hand the guest over: [`Response::Ok`](super::Response::Ok).
+    OpenWindow,
+}
+
+/// Where a guest is awaited.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct AwaitRequest {
+    /// The address and port to listen on (UDP); port 0 takes a free one.
+    pub listen: String,
+    /// How long somebody may take to come, in milliseconds.
+    pub patience_ms: u64,
+    /// What is different about the guest on this host.
+    pub overrides: Overrides,
+    /// Whether the guest is taken also when less memory is free than it may come to use.
+    pub overcommit: bool,
 }
 
 /// Where a guest is to go, and how. A setting that is absent has its default.

@@ -2,6 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::mandate::Standing;
 use crate::codes::CodedError;
 use crate::id::MigrationId;
 
@@ -39,6 +40,15 @@ pub enum Response {
         taps: Vec<HandedTap>,
         /// Memory is that of a guest which left by this migration; `None` of a guest that is here.
         left_by: Option<MigrationId>,
+    },
+    /// What became of the mandate.
+    Standing(Standing),
+    /// A guest may be moved here.
+    Awaiting {
+        /// The address and port that a source connects to.
+        address: String,
+        /// The permission that it needs.
+        token: String,
     },
 }
 

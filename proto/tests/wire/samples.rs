@@ -7,12 +7,13 @@ use godwit_proto::frame::{self, Frame, FrameError, FrameKind};
 use godwit_proto::guest::{
     BootSpec, DiskSpec, GuestSpec, HugePages, Kernel, MemorySpec, NetSpec, SerialSpec,
 };
-use godwit_proto::id::MigrationId;
+use godwit_proto::id::{Epoch, GuestId, MigrationId};
 use godwit_proto::migrate::Mode;
 use godwit_proto::process::{
-    Compression, ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState, GuestStats,
-    HandedTap, MigrateRequest, NamedCounter, NetOverride, Overrides, REQUEST_LIMITS,
-    RESPONSE_LIMITS, Request, Response, SnapshotReport, TimeoutAction, VERSIONS, VcpuStats,
+    AwaitRequest, Compression, ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState,
+    GuestStats, HandedTap, Leaving, Mandate, MandateState, MigrateRequest, NamedCounter,
+    NetOverride, Origin, Overrides, Proof, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response,
+    SnapshotReport, Standing, TimeoutAction, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
 use godwit_proto::state::block::BlockState;
@@ -219,6 +220,14 @@ fn request_name(request: &Request) -> &'static str {
         Request::CancelMigration => "cancel-migration",
         Request::HandOver => "hand-over",
         Request::InjectFaults { .. } => "inject-faults",
+        Request::Mandate(_) => "mandate",
+        Request::Prove(_) => "prove",
+        Request::SetLeased(_) => "set-leased",
+        Request::Revoke(_) => "revoke",
+        Request::Standing => "standing",
+        Request::Await(_) => "await",
+        Request::Leave { .. } => "leave",
+        Request::OpenWindow => "open-window",
     }
 }
 
@@ -246,6 +255,8 @@ fn response_name(response: &Response) -> &'static str {
         Response::Migrated { .. } => "migrated",
         Response::Migrating(_) => "migrating",
         Response::HandedOver { .. } => "handed-over",
+        Response::Standing(_) => "standing",
+        Response::Awaiting { .. } => "awaiting",
     }
 }
 
@@ -255,18 +266,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Restore {
             dir: "/var/lib/godwit/snapshots/web-1".into(),
             lazy: true,
-            overrides: Overrides {
-                disks: vec![DiskOverride {
-                    id: "root".into(),
-                    path: "/dev/vg0/web-1".into(),
-                }],
-                nets: vec![NetOverride {
-                    id: "lan".into(),
-                    tap: "tap9".into(),
-                }],
-                serial: Some(SerialSpec::Null),
-                console: None,
-            },
+            overrides: overrides(),
         },
         Request::Start,
         Request::Pause,
@@ -285,33 +285,80 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::PowerButton,
         Request::Reset,
         Request::Stop,
-        Request::Migrate(MigrateRequest {
-            to: "192.0.2.7:7401".into(),
-            token: "a token".into(),
-            downtime_limit_ms: Some(100),
-            timeout_ms: None,
-            local: Some("/run/godwit/web-1.sock".into()),
-            bandwidth_cap: Some(125_000_000),
-            streams: Some(4),
-            mode: Some(Mode::Hybrid),
-            timeout_action: Some(TimeoutAction::PostCopy),
-            throttle_start: Some(20),
-            throttle_step: Some(10),
-            throttle_max: Some(90),
-            compression: Some(Compression::Level(-3)),
-            verify: true,
-            recovery_window_ms: Some(60_000),
-            retain_ms: Some(120_000),
-            asked_by: "alice".into(),
-            why: "maintenance".into(),
-        }),
+        Request::Migrate(migrate_request()),
         Request::MigrationProgress,
         Request::CancelMigration,
         Request::HandOver,
         Request::InjectFaults {
             faults: vec!["source:pause-guest=kill".into()],
         },
+        Request::Mandate(mandate()),
+        Request::Prove(Proof {
+            epoch: Epoch::new(7),
+            until_ns: 12_000_000_345,
+        }),
+        Request::SetLeased(true),
+        Request::Revoke(Epoch::new(8)),
+        Request::Standing,
+        Request::Await(AwaitRequest {
+            listen: "192.0.2.7:0".into(),
+            patience_ms: 30_000,
+            overrides: overrides(),
+            overcommit: false,
+        }),
+        Request::Leave {
+            migration: MigrationId::from_bytes([2; 16]),
+            request: migrate_request(),
+        },
+        Request::OpenWindow,
     ]
+}
+
+fn migrate_request() -> MigrateRequest {
+    MigrateRequest {
+        to: "192.0.2.7:7401".into(),
+        token: "a token".into(),
+        downtime_limit_ms: Some(100),
+        timeout_ms: None,
+        local: Some("/run/godwit/web-1.sock".into()),
+        bandwidth_cap: Some(125_000_000),
+        streams: Some(4),
+        mode: Some(Mode::Hybrid),
+        timeout_action: Some(TimeoutAction::PostCopy),
+        throttle_start: Some(20),
+        throttle_step: Some(10),
+        throttle_max: Some(90),
+        compression: Some(Compression::Level(-3)),
+        verify: true,
+        recovery_window_ms: Some(60_000),
+        retain_ms: Some(120_000),
+        asked_by: "alice".into(),
+        why: "maintenance".into(),
+    }
+}
+
+fn overrides() -> Overrides {
+    Overrides {
+        disks: vec![DiskOverride {
+            id: "root".into(),
+            path: "/dev/vg0/web-1".into(),
+        }],
+        nets: vec![NetOverride {
+            id: "lan".into(),
+            tap: "tap9".into(),
+        }],
+        serial: Some(SerialSpec::Null),
+        console: None,
+    }
+}
+
+fn mandate() -> Mandate {
+    Mandate {
+        guest: GuestId::from_bytes([1; 16]),
+        epoch: Epoch::new(7),
+        leased: true,
+        origin: Origin::Moved(MigrationId::from_bytes([2; 16])),
+    }
 }
 
 pub(crate) fn responses() -> Vec<Response> {
@@ -356,6 +403,19 @@ pub(crate) fn responses() -> Vec<Response> {
                 queues: 2,
             }],
             left_by: Some(MigrationId::from_bytes([7; 16])),
+        },
+        Response::Standing(Standing {
+            mandate: Some(mandate()),
+            state: MandateState::Running,
+            leaving: Leaving::Ended {
+                moved: false,
+                relinquished: true,
+                receipt: "{}".into(),
+            },
+        }),
+        Response::Awaiting {
+            address: "192.0.2.7:40001".into(),
+            token: "godwit1_token".into(),
         },
     ];
     responses.extend(states.map(|state| Response::Stats(stats(state))));

@@ -5,10 +5,12 @@ use std::sync::{MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use godwit_migration::driver::Window;
 use godwit_migration::fault::{Faults, Side};
 use godwit_migration::report::{Outcome, Progress, Receipt};
 use godwit_migration::transport::{Fingerprint, Token};
 use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::id::MigrationId;
 use godwit_proto::migrate::Mode;
 use godwit_proto::process::{ExitReason, MigrateRequest};
 use godwit_vmm::guest::{Guest, Heirloom};
@@ -16,7 +18,7 @@ use tokio::sync::watch;
 
 use super::Machine;
 use crate::guest_process::keeper;
-use crate::migrate::{self, Arrived};
+use crate::migrate::{self, Arrived, Leaver};
 
 /// Whether the guest is being moved.
 pub(super) enum Migration {
@@ -78,7 +80,19 @@ impl Machine {
     /// There is no guest, one migration is under way, or the target was not reached. The guest runs
     /// on here then.
     pub fn migrate(&self, request: &MigrateRequest) -> Result<Receipt, CodedError> {
+        self.migrate_as(request, None, None)
+    }
+
+    /// As [`Machine::migrate`], by a migration that a cluster knows; it is handed over when `window` is
+    /// open.
+    pub(super) fn migrate_as(
+        &self,
+        request: &MigrateRequest,
+        id: Option<MigrationId>,
+        window: Option<Window>,
+    ) -> Result<Receipt, CodedError> {
         let lease = self.lease()?;
+        let owned = self.holder().mandate().is_some();
         let (cancel, cancelled) = watch::channel(false);
         let (progress, shown) = watch::channel(None);
         {
@@ -99,6 +113,11 @@ impl Machine {
         let mut moved = migrate::move_guest(
             guest.clone(),
             request,
+            Leaver {
+                id,
+                holder: self.holder().clone(),
+                window,
+            },
             arrived,
             cancelled,
             progress,
@@ -115,7 +134,9 @@ impl Machine {
             Some(Outcome::Completed | Outcome::Unconfirmed(_)) => Migration::GivenAway,
             _ => Migration::None,
         };
+        // What a cluster gave away runs here again only under a later epoch.
         if let (Some(Outcome::NeverStarted(_)), Ok(receipt)) = (&outcome, &mut moved)
+            && !owned
             && let Err(error) = lease.resume()
         {
             let stuck = CodedError::from_error(ErrorCode::SourceStuck, &error).with_fix(
