@@ -5,6 +5,8 @@
 //! | [`cli`] | the command line: one file per command, texts, exit codes |
 //! | [`guest_process`] | a guest and the socket through which it is steered; both ends of it |
 //! | [`migrate`] | moving a guest: the migration engine over the VMM |
+//! | [`identity`] | who a node is: certificates, the authority, join tokens |
+//! | [`peers`] | nodes talking to each other: QUIC, mutual TLS |
 //! | [`foreground`] | a guest's console on this terminal, and the signals that end it |
 
 #![forbid(unsafe_code)]
@@ -12,5 +14,7 @@
 pub mod cli;
 pub mod foreground;
 pub mod guest_process;
+pub mod identity;
 pub mod migrate;
+pub mod peers;
 mod wait;

@@ -25,6 +25,7 @@ pub mod frame;
 pub mod guest;
 pub mod id;
 pub mod migrate;
+pub mod peer;
 pub mod process;
 pub mod record;
 pub mod state;

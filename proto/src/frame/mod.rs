@@ -52,6 +52,10 @@ pub enum FrameKind {
     FromTarget = 5,
     /// Pages that something at the target of a migration waits for, in batches as on bulk streams.
     Pages = 6,
+    /// [`crate::peer::PeerRequest`].
+    PeerRequest = 7,
+    /// [`crate::peer::PeerResponse`].
+    PeerResponse = 8,
 }
 
 impl FrameKind {
@@ -65,6 +69,8 @@ impl FrameKind {
             4 => Some(Self::FromSource),
             5 => Some(Self::FromTarget),
             6 => Some(Self::Pages),
+            7 => Some(Self::PeerRequest),
+            8 => Some(Self::PeerResponse),
             _ => None,
         }
     }
