@@ -27,6 +27,7 @@ pub mod features;
 mod guest;
 mod host;
 mod level;
+mod members;
 mod profile;
 mod table;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use baseline::Baseline;
 pub use guest::{GuestCpu, MAX_VCPUS, Options};
 pub use host::HostCpu;
 pub use level::Level;
+pub use members::node_cpu;
 pub use profile::CpuProfile;
 pub use table::Register;
 pub use vendor::Vendor;

@@ -204,3 +204,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_members_have_in_common_by_name_is_what_their_hosts_have_in_common() {
+    let samples = [haswell(), skylake(), zen3(), zen4()];
+    for a in &samples {
+        let named = of(&[a]).to_features();
+        assert_eq!(Baseline::from_features(&named).unwrap(), of(&[a]));
+        for b in &samples {
+            let common = named.common(&of(&[b]).to_features());
+            let Ok(hosts) = Baseline::of(&[&a.host(), &b.host()]) else {
+                assert_eq!(common, None);
+                continue;
+            };
+            assert_eq!(Baseline::from_features(&common.unwrap()).unwrap(), hosts);
+        }
+    }
+    let cpu = node_cpu(&skylake().host()).unwrap();
+    assert_eq!(cpu.level, Some(godwit_proto::cluster::CpuLevel::V4));
+    let mut unknown = of(&[&haswell()]).to_features();
+    unknown.features.push("warp_drive".into());
+    let error = Baseline::from_features(&unknown).unwrap_err();
+    assert!(error.to_string().contains("warp_drive"), "{error}");
+}
