@@ -1,13 +1,14 @@
 //! `godwit vmm`: a guest process.
 
+use std::error::Error;
 use std::fs::OpenOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::process::ExitReason;
+use godwit_proto::process::{ExitReason, Response, VERSIONS};
 use tracing::level_filters::LevelFilter;
 
 use super::chaos;
@@ -42,6 +43,9 @@ pub(super) struct Vmm {
     /// End after so long without a guest and without a client
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     idle: u64,
+    /// Write how the guest ended to this file, as the answer that clients get, for who was not there
+    #[arg(long, value_name = "FILE")]
+    end_file: Option<PathBuf>,
     /// Let clients have migrations of the guest fail on purpose
     #[arg(long, help_heading = chaos::HEADING)]
     chaos: bool,
@@ -93,7 +97,20 @@ impl Vmm {
             }
         }
         let reason = machine.end(ExitReason::Stopped);
+        if let Some(path) = &self.end_file
+            && let Err(error) = write_end(path, &reason)
+        {
+            tracing::warn!(%error, path = %path.display(), "the end of the guest is not written down");
+        }
         drop(server);
         Ok(reason)
     }
+}
+
+/// Writes a frame that a client would get, so that nobody sees half of it.
+fn write_end(path: &Path, reason: &ExitReason) -> Result<(), Box<dyn Error>> {
+    let frame = Response::Exited(reason.clone()).to_frame(VERSIONS.newest())?;
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, frame)?;
+    Ok(std::fs::rename(&partial, path)?)
 }

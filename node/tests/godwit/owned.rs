@@ -189,7 +189,15 @@ fn a_guest_is_handed_over_when_the_window_is_open_and_not_before() {
     assert_eq!(source.standing().unwrap().leaving, Leaving::AwaitsWindow);
     assert_eq!(state(&mut source), GuestState::Running);
     source.open_window().unwrap();
-    assert_eq!(source.wait_exit(PATIENCE).unwrap(), ExitReason::Migrated);
+    until(&mut source, |source| {
+        matches!(
+            source.standing().unwrap().leaving,
+            Leaving::Ended { moved: true, .. }
+        )
+    });
+    assert_eq!(state(&mut source), GuestState::Paused);
+    source.prove(proof(5, PATIENCE)).unwrap();
+    assert_eq!(state(&mut source), GuestState::Paused);
     until(&mut target, |target| state(target) == GuestState::Running);
     let standing = target.standing().unwrap();
     assert_eq!(standing.state, MandateState::Running);

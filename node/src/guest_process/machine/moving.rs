@@ -148,7 +148,10 @@ impl Machine {
             keep_memory(&guest, receipt, request);
         }
         drop((guest, lease));
-        if let Some(Outcome::Completed) = outcome {
+        // A cluster ends the process when it has seen that the guest is elsewhere.
+        if let Some(Outcome::Completed) = outcome
+            && !owned
+        {
             self.end(ExitReason::Migrated);
         }
         moved
