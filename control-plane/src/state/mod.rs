@@ -80,6 +80,10 @@ struct Index {
     inventory: Inventory,
     /// The guests that hold room on each node that has any.
     residents: BTreeMap<NodeId, BTreeSet<GuestId>>,
+    /// When what each node is to do last changed.
+    told: BTreeMap<NodeId, Revision>,
+    /// The same for nodes that are not in `told`.
+    told_before: Revision,
     /// Finished migrations, the longest finished first.
     finished_migrations: BTreeSet<(Revision, MigrationId)>,
     /// Finished operations, the longest finished first.
@@ -119,6 +123,8 @@ impl State {
             index: Index {
                 inventory: Inventory::new(&settings),
                 residents: BTreeMap::new(),
+                told: BTreeMap::new(),
+                told_before: Revision::new(0),
                 finished_migrations: BTreeSet::new(),
                 finished_operations: BTreeSet::new(),
             },
@@ -240,6 +246,14 @@ impl State {
     pub fn guests_on(&self, node: NodeId) -> impl Iterator<Item = &Guest> {
         let ids = self.index.residents.get(&node).into_iter().flatten();
         ids.filter_map(|id| self.guests.find(*id))
+    }
+
+    /// The revision at which what a node is to do last changed, or a later one: its guests, their
+    /// migrations, its lease.
+    #[must_use]
+    pub fn told_at(&self, node: NodeId) -> Revision {
+        let told = self.index.told.get(&node).copied();
+        told.unwrap_or(self.index.told_before)
     }
 
     /// A pool.
@@ -408,6 +422,8 @@ impl State {
         let id = guest.id;
         let before: Vec<NodeId> = self.leave_hosts(id);
         self.index.add_guest(&guest);
+        let hosts = before.iter().copied().chain(guest.ownership.hosts());
+        hosts.for_each(|node| self.index.tell(node, context.revision));
         self.changed(context, ObjectRef::Guest(id));
         self.guests.put(guest);
         self.end_drains(context, &before);
@@ -415,6 +431,9 @@ impl State {
 
     fn remove_guest(&mut self, context: &Context<'_>, id: GuestId) {
         let before = self.leave_hosts(id);
+        for node in &before {
+            self.index.tell(*node, context.revision);
+        }
         self.guests.remove(id);
         self.deleted(context, ObjectRef::Guest(id));
         self.end_drains(context, &before);
@@ -441,6 +460,9 @@ impl State {
     fn put_migration(&mut self, context: &Context<'_>, mut migration: Migration) {
         migration.meta.revision = context.revision;
         let id = migration.id;
+        for node in [migration.source, migration.target] {
+            self.index.tell(node, context.revision);
+        }
         if migration.phase.is_finished() {
             let finished = &mut self.index.finished_migrations;
             finished.insert((context.revision, id));
@@ -493,6 +515,10 @@ impl Index {
         lines.push(format!("{:?}", self.finished_migrations));
         lines.push(format!("{:?}", self.finished_operations));
         lines
+    }
+
+    fn tell(&mut self, node: NodeId, revision: Revision) {
+        self.told.insert(node, revision);
     }
 
     fn add_guest(&mut self, guest: &Guest) {

@@ -281,6 +281,7 @@ impl State {
 
     fn put_lease(&mut self, context: &Context<'_>, mut lease: Lease) {
         lease.meta.revision = context.revision;
+        self.index.tell(lease.node, context.revision);
         self.changed(context, ObjectRef::Lease(lease.node));
         self.leases.insert(lease.node, lease);
     }
@@ -449,6 +450,7 @@ impl State {
         self.deleted(context, ObjectRef::Lease(id));
         self.nodes.remove(id);
         self.index.inventory.remove_node(id);
+        self.index.told.remove(&id);
         self.deleted(context, object);
         let message = format!("node {} was removed", node.meta.name);
         self.happened(context, object, EventKind::Deleted, message);

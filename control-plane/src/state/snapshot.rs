@@ -397,6 +397,8 @@ impl Index {
         let mut index = Self {
             inventory: Inventory::new(state.settings()),
             residents: BTreeMap::new(),
+            told: BTreeMap::new(),
+            told_before: state.revision(),
             finished_migrations: BTreeSet::new(),
             finished_operations: BTreeSet::new(),
         };

@@ -266,6 +266,14 @@ pub enum MigrationCommand {
         /// Why.
         error: CodedError,
     },
+    /// The target waits for the guest.
+    TargetReady {
+        /// The migration.
+        migration: MigrationId,
+        /// What the source needs to reach it, see
+        /// [`Migration::token`](super::Migration::token).
+        token: String,
+    },
 }
 record!(MigrationCommand, Kind::MigrationCommand, version = 1);
 
@@ -279,6 +287,12 @@ pub enum AbortCause {
     /// The target: it has not run the guest and will not. The source, which relinquished it, may
     /// run it again under a fresh epoch.
     TargetNeverRan,
+    /// The target: it has no copy of the guest any more and will not run it under its epoch, but it
+    /// may have. The source runs on if it never gave the guest up; if it did, the guest has ended.
+    TargetGone,
+    /// The source: it gave the guest up, or lost it, and will not run it under its epoch. Only the
+    /// target can have it.
+    SourceGone,
 }
 
 /// About pools, volumes, networks, placement rules.

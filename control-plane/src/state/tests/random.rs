@@ -226,7 +226,11 @@ impl Commands {
 
     fn migration_command(&mut self, state: &State) -> MigrationCommand {
         let migration = self.migration(state);
-        match self.random.below(10) {
+        match self.random.below(11) {
+            10 => MigrationCommand::TargetReady {
+                migration,
+                token: "godwit1_AA".into(),
+            },
             0..4 => MigrationCommand::Prepare {
                 migration: MigrationId::from_bytes(self.id()),
                 guest: self.guest(state),
@@ -249,6 +253,8 @@ impl Commands {
                     AbortCause::NotOpened,
                     AbortCause::SourceKept,
                     AbortCause::TargetNeverRan,
+                    AbortCause::TargetGone,
+                    AbortCause::SourceGone,
                 ]),
                 error: CodedError::new(ErrorCode::Cancelled, "test"),
             },
@@ -312,13 +318,14 @@ impl Commands {
     }
 }
 
-/// The state that a log of random commands leads to.
-fn unchecked(seed: u64, length: usize) -> State {
+/// The state that a log of random commands leads to; `each` sees those on the way.
+fn unchecked(seed: u64, length: usize, mut each: impl FnMut(&State)) -> State {
     let mut commands = Commands::new(seed);
     let mut state = commands.workload.state.clone();
     for _ in 0..length {
         let entry = commands.entry(&state);
         state.apply(&entry);
+        each(&state);
     }
     state
 }
@@ -418,16 +425,17 @@ fn the_commands_of_this_test_reach_every_part_of_the_state_machine() {
     let mut seen = std::collections::BTreeMap::new();
     let mut owners = std::collections::BTreeSet::new();
     for seed in 0..30 {
-        let state = unchecked(seed, 250);
+        let state = unchecked(seed, 250, |state| {
+            for guest in state.guests() {
+                owners.insert(match guest.ownership.owner {
+                    Owner::Nobody => "nobody".into(),
+                    Owner::Node { .. } => "node".into(),
+                    Owner::Moving(handoff) => format!("{:?}", handoff.window),
+                });
+            }
+        });
         for event in state.events() {
             *seen.entry(format!("{:?}", event.kind)).or_insert(0) += 1;
-        }
-        for guest in state.guests() {
-            owners.insert(match guest.ownership.owner {
-                Owner::Nobody => "nobody".into(),
-                Owner::Node { .. } => "node".into(),
-                Owner::Moving(handoff) => format!("{:?}", handoff.window),
-            });
         }
     }
     let wanted = [

@@ -167,6 +167,7 @@ fn guest(owner: Owner) -> Guest {
         ownership: Ownership {
             highest: Epoch::new(8),
             owner,
+            revives: Some(Epoch::new(6)),
         },
         observed: Observed {
             state: ObservedState::Failed(coded_error()),
@@ -208,6 +209,7 @@ fn migration(phase: MigrationPhase, reason: MigrationReason) -> Migration {
         target: OTHER,
         successor: Epoch::new(8),
         target_certificate: [0xcd; 32],
+        token: Some("godwit1_AA".into()),
         reason,
         phase,
         receipt: Some("{}".into()),
@@ -566,6 +568,10 @@ fn migration_commands() -> impl Iterator<Item = (&'static str, MigrationCommand)
             reason: MigrationReason::Asked,
             expected: Some(REVISION),
         },
+        MigrationCommand::TargetReady {
+            migration,
+            token: "godwit1_AA".into(),
+        },
         MigrationCommand::OpenWindow { migration },
         MigrationCommand::Complete {
             migration,
@@ -580,6 +586,7 @@ fn migration_commands() -> impl Iterator<Item = (&'static str, MigrationCommand)
     ];
     let name = |command: &MigrationCommand| match command {
         MigrationCommand::Prepare { .. } => "migration-command-prepare",
+        MigrationCommand::TargetReady { .. } => "migration-command-target-ready",
         MigrationCommand::OpenWindow { .. } => "migration-command-open-window",
         MigrationCommand::Complete { .. } => "migration-command-complete",
         MigrationCommand::Abort { .. } => "migration-command-abort",
