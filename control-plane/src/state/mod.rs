@@ -37,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use godwit_proto::cluster::{
     Applied, Change, Command, CpuBaseline, DoneRequest, Entry, Event, EventKind, Guest, Lease,
     LeaseState, Migration, Network, Node, ObjectRef, Operation, OperationState, PlacementRule,
-    Pool, Response, Settings, Volume, limits,
+    Pool, Reign, Response, Settings, Volume, limits,
 };
 use godwit_proto::id::{
     BaselineId, GuestId, MigrationId, NetworkId, NodeId, OperationId, PoolId, Revision, RuleId,
@@ -58,6 +58,7 @@ pub use snapshot::{Restore, RestoreError};
 pub struct State {
     revision: Revision,
     now: Timestamp,
+    reign: Option<Reign>,
     settings: Settings,
     nodes: Table<Node>,
     guests: Table<Guest>,
@@ -108,6 +109,7 @@ impl State {
         Self {
             revision: Revision::new(0),
             now: Timestamp::from_millis(0),
+            reign: None,
             nodes: Table::new(),
             guests: Table::new(),
             pools: Table::new(),
@@ -194,6 +196,18 @@ impl State {
     #[must_use]
     pub const fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// When the reign of the present leader began; 0 before the first one.
+    #[must_use]
+    pub fn reign(&self) -> Revision {
+        self.reign.map_or(Revision::new(0), |reign| reign.since)
+    }
+
+    /// Who was elected last.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.reign.map(|reign| reign.node)
     }
 
     /// What holds for the whole cluster.

@@ -5,7 +5,7 @@ use godwit_proto::cluster::{
     NodeState, ObjectRef, ObservedState, Operation, OperationKind, OperationState, Owner,
     Scheduling, Window, limits,
 };
-use godwit_proto::id::{BaselineId, Incarnation, NodeId, OperationId};
+use godwit_proto::id::{BaselineId, Incarnation, NodeId, OperationId, Revision};
 
 use super::{Context, Refusal, State, check};
 
@@ -21,9 +21,11 @@ impl State {
                 lower_baseline,
             } => self.join(context, report, *lower_baseline),
             NodeCommand::GrantLease { node } => self.grant_lease(context, *node),
-            NodeCommand::LapseLease { node, incarnation } => {
-                self.lapse_lease(context, *node, *incarnation)
-            }
+            NodeCommand::LapseLease {
+                node,
+                incarnation,
+                reign,
+            } => self.lapse_lease(context, *node, *incarnation, *reign),
             NodeCommand::SetLabels {
                 node,
                 labels,
@@ -244,7 +246,14 @@ impl State {
         context: &Context<'_>,
         id: NodeId,
         incarnation: Incarnation,
+        reign: Revision,
     ) -> Result<ObjectRef, Refusal> {
+        if reign != self.reign() {
+            return Err(Refusal::Deposed {
+                reign,
+                current: self.reign(),
+            });
+        }
         let mut node = self.nodes.want(id)?.clone();
         let mut lease = self.want_lease(id)?.clone();
         let found = match lease.state {

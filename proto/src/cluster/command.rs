@@ -70,6 +70,8 @@ pub enum NodeCommand {
         node: NodeId,
         /// The lease that has run out; another one has not.
         incarnation: Incarnation,
+        /// The reign of the leader that says so. Its successor may have renewed the lease.
+        reign: Revision,
     },
     /// Change its labels.
     SetLabels {
@@ -402,6 +404,12 @@ pub enum ClusterCommand {
         operation: OperationId,
         /// The first few.
         blockers: Vec<Blocker>,
+    },
+    /// A leader was elected: its reign begins, at the revision that this makes, and every other one
+    /// is over.
+    Lead {
+        /// The leader.
+        node: NodeId,
     },
 }
 record!(ClusterCommand, Kind::ClusterCommand, version = 1);

@@ -74,4 +74,4 @@ pub use resource::{Network, Pool, PoolKind, Volume};
 pub use response::{Applied, Response};
 pub use rule::{PlacementRule, RuleKind, Scope, Strength};
 pub use settings::{Overcommit, Settings, Strategy};
-pub use snapshot::{Change, DoneRequest, StateHeader};
+pub use snapshot::{Change, DoneRequest, Reign, StateHeader};

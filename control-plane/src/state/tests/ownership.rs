@@ -1,8 +1,9 @@
 //! Who may run a guest, transition by transition.
 
 use godwit_proto::cluster::{
-    AbortCause, Command, FailoverPolicy, GuestCommand, GuestReport, Labels, MigrationCommand,
-    MigrationPhase, MigrationReason, NodeCommand, NodeState, ObservedState, Owner, RunIntent,
+    AbortCause, ClusterCommand, Command, FailoverPolicy, GuestCommand, GuestReport, Labels,
+    MigrationCommand, MigrationPhase, MigrationReason, NodeCommand, NodeState, ObservedState,
+    Owner, RunIntent,
 };
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::{Epoch, Generation, GuestId, MigrationId, NodeId};
@@ -140,7 +141,11 @@ impl World {
     fn lapse(&mut self, number: usize) {
         let node = self.nodes[number];
         let incarnation = self.workload.state.lease(node).unwrap().incarnation;
-        let lapse = NodeCommand::LapseLease { node, incarnation };
+        let lapse = NodeCommand::LapseLease {
+            node,
+            incarnation,
+            reign: self.workload.state.reign(),
+        };
         self.workload.apply(Command::Node(lapse)).unwrap();
     }
 
@@ -394,9 +399,37 @@ fn a_lease_that_lapsed_is_granted_anew_and_never_lapses_for_an_older_one() {
     let late = NodeCommand::LapseLease {
         node,
         incarnation: old,
+        reign: world.workload.state.reign(),
     };
     let refused = world.workload.apply(Command::Node(late));
     assert!(matches!(refused, Err(Refusal::LeaseState { .. })));
+}
+
+#[test]
+fn a_leader_whose_reign_is_over_lapses_nothing() {
+    let mut world = World::new();
+    let node = world.nodes[0];
+    let lead = |node| Command::Cluster(ClusterCommand::Lead { node });
+    world.workload.apply(lead(world.nodes[1])).unwrap();
+    let first = world.workload.state.reign();
+    world.workload.apply(lead(world.nodes[2])).unwrap();
+    assert!(world.workload.state.reign() > first);
+    assert_eq!(world.workload.state.leader(), Some(world.nodes[2]));
+    let incarnation = world.workload.state.lease(node).unwrap().incarnation;
+    let lapse = |reign| {
+        Command::Node(NodeCommand::LapseLease {
+            node,
+            incarnation,
+            reign,
+        })
+    };
+    let refused = world.workload.apply(lapse(first));
+    assert!(matches!(refused, Err(Refusal::Deposed { .. })));
+    assert!(world.workload.state.holds_lease(node));
+    let restored = super::restored(&world.workload.state);
+    assert_eq!(restored.reign(), world.workload.state.reign());
+    let current = world.workload.state.reign();
+    world.workload.apply(lapse(current)).unwrap();
 }
 
 #[test]

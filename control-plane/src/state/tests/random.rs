@@ -8,8 +8,8 @@ use godwit_proto::cluster::{
 };
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::{
-    Epoch, Generation, GuestId, Incarnation, MigrationId, NodeId, OperationId, RequestId, RuleId,
-    Timestamp, VolumeId,
+    Epoch, Generation, GuestId, Incarnation, MigrationId, NodeId, OperationId, RequestId, Revision,
+    RuleId, Timestamp, VolumeId,
 };
 use proptest::prelude::*;
 
@@ -120,7 +120,14 @@ impl Commands {
             9..13 => {
                 let lease = state.lease(node);
                 let incarnation = lease.map_or(Incarnation::new(9), |lease| lease.incarnation);
-                NodeCommand::LapseLease { node, incarnation }
+                NodeCommand::LapseLease {
+                    node,
+                    incarnation,
+                    reign: match self.random.one_in(10) {
+                        true => Revision::new(self.random.below(9)),
+                        false => state.reign(),
+                    },
+                }
             }
             13 => NodeCommand::SetLabels {
                 node,
@@ -306,7 +313,10 @@ impl Commands {
 
     fn cluster_command(&mut self, state: &State) -> ClusterCommand {
         let operation = self.operation(state);
-        match self.random.below(4) {
+        match self.random.below(5) {
+            4 => ClusterCommand::Lead {
+                node: self.node(state),
+            },
             0 => ClusterCommand::RaiseBaseline,
             1 => ClusterCommand::PauseOperation { operation },
             2 => ClusterCommand::ResumeOperation { operation },
@@ -441,6 +451,7 @@ fn the_commands_of_this_test_reach_every_part_of_the_state_machine() {
     let wanted = [
         "Created",
         "Deleted",
+        "Elected",
         "FailedOver",
         "Failed",
         "MigrationAborted",

@@ -8,8 +8,8 @@ use godwit_proto::cluster::{
     MigrationCommand, MigrationPhase, MigrationReason, Network, NetworkAttachment, NewGuest, Node,
     NodeCommand, NodeCpu, NodeReport, NodeState, ObjectRef, Observed, ObservedState, Operation,
     OperationKind, OperationState, Overcommit, Owner, Ownership, PlacementRule, Pool, PoolKind,
-    ResourceCommand, Response, RuleKind, RunIntent, Scheduling, Scope, Settings, StateHeader,
-    Strategy, Strength, Volume, VolumeAttachment, Window, XsaveComponent,
+    Reign, ResourceCommand, Response, RuleKind, RunIntent, Scheduling, Scope, Settings,
+    StateHeader, Strategy, Strength, Volume, VolumeAttachment, Window, XsaveComponent,
 };
 use godwit_proto::guest::{BootSpec, HugePages, Kernel};
 use godwit_proto::id::{
@@ -387,6 +387,10 @@ fn objects() -> Vec<Sample> {
                 now: NOW,
                 last_baseline: BaselineId::new(2),
                 oldest_change: Revision::new(9),
+                reign: Some(Reign {
+                    node: NODE,
+                    since: REVISION,
+                }),
                 objects: 77,
             },
         ),
@@ -470,6 +474,7 @@ fn node_commands() -> impl Iterator<Item = (&'static str, NodeCommand)> {
         NodeCommand::LapseLease {
             node: NODE,
             incarnation: Incarnation::new(4),
+            reign: REVISION,
         },
         NodeCommand::SetLabels {
             node: NODE,
@@ -667,6 +672,7 @@ fn cluster_commands() -> impl Iterator<Item = (&'static str, ClusterCommand)> {
             operation,
             blockers: vec![blocker()],
         },
+        ClusterCommand::Lead { node: NODE },
     ];
     let name = |command: &ClusterCommand| match command {
         ClusterCommand::Configure { .. } => "cluster-command-configure",
@@ -675,6 +681,7 @@ fn cluster_commands() -> impl Iterator<Item = (&'static str, ClusterCommand)> {
         ClusterCommand::ResumeOperation { .. } => "cluster-command-resume-operation",
         ClusterCommand::AbortOperation { .. } => "cluster-command-abort-operation",
         ClusterCommand::ReportBlockers { .. } => "cluster-command-report-blockers",
+        ClusterCommand::Lead { .. } => "cluster-command-lead",
     };
     commands.into_iter().map(move |c| (name(&c), c))
 }
