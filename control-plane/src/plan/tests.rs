@@ -23,7 +23,11 @@ const SMALL: Size = Size {
 
 fn lapse(workload: &mut Workload, node: NodeId) {
     let incarnation = workload.state.lease(node).unwrap().incarnation;
-    let lapse = NodeCommand::LapseLease { node, incarnation };
+    let lapse = NodeCommand::LapseLease {
+        node,
+        incarnation,
+        reign: workload.state.reign(),
+    };
     workload.apply(Command::Node(lapse)).unwrap();
 }
 

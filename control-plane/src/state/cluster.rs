@@ -2,9 +2,9 @@
 
 use godwit_proto::cluster::{
     Blocker, ClusterCommand, Desired, EventKind, ObjectRef, Operation, OperationKind,
-    OperationState, Scheduling, Settings, limits,
+    OperationState, Reign, Scheduling, Settings, limits,
 };
-use godwit_proto::id::{OperationId, Revision};
+use godwit_proto::id::{NodeId, OperationId, Revision};
 
 use super::migration::check_error;
 use super::{Context, Refusal, State, check};
@@ -33,7 +33,22 @@ impl State {
                 operation,
                 blockers,
             } => self.report_blockers(context, *operation, blockers),
+            ClusterCommand::Lead { node } => Ok(self.lead(context, *node)),
         }
+    }
+
+    fn lead(&mut self, context: &Context<'_>, node: NodeId) -> ObjectRef {
+        self.reign = Some(Reign {
+            node,
+            since: context.revision,
+        });
+        let object = ObjectRef::Node(node);
+        let name = self.nodes.find(node).map(|node| node.meta.name.clone());
+        // The first leader leads before it is a member.
+        let name = name.unwrap_or_else(|| node.to_string());
+        let message = format!("node {name} leads the cluster");
+        self.happened(context, object, EventKind::Elected, message);
+        object
     }
 
     fn configure(

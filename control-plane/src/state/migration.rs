@@ -8,7 +8,7 @@ use godwit_proto::cluster::{
 use godwit_proto::codes::CodedError;
 use godwit_proto::id::{Epoch, GuestId, MigrationId, NodeId, Revision};
 
-use super::ownership::{revive, take_back};
+use super::ownership::{pass_on, revive, take_back};
 use super::{Context, Refusal, State, check};
 use crate::scheduler::Purpose;
 
@@ -26,6 +26,9 @@ impl State {
                 reason,
                 expected,
             } => self.prepare(context, *migration, *guest, *target, reason, *expected),
+            MigrationCommand::TargetReady { migration, token } => {
+                self.target_ready(context, *migration, token)
+            }
             MigrationCommand::OpenWindow { migration } => self.open_window(context, *migration),
             MigrationCommand::Complete {
                 migration,
@@ -96,6 +99,7 @@ impl State {
             target,
             successor,
             target_certificate: target_node.certificate,
+            token: None,
             reason: reason.clone(),
             phase: MigrationPhase::Prepared,
             receipt: None,
@@ -107,6 +111,7 @@ impl State {
             self.name_of(target)
         );
         guest.ownership.highest = successor;
+        guest.ownership.revives = None;
         guest.ownership.owner = Owner::Moving(Handoff {
             migration: id,
             source,
@@ -167,6 +172,28 @@ impl State {
             Owner::Moving(handoff) if handoff.migration == id => Ok((migration, handoff)),
             _ => Err(Refusal::NotFound { object }),
         }
+    }
+
+    fn target_ready(
+        &mut self,
+        context: &Context<'_>,
+        id: MigrationId,
+        token: &str,
+    ) -> Result<ObjectRef, Refusal> {
+        let (migration, handoff) = self.want_moving(id)?;
+        if handoff.window == Window::Open {
+            return Err(Refusal::MigrationPhase {
+                phase: migration.phase.clone(),
+            });
+        }
+        check::filled("token", token)?;
+        if migration.token.is_some() {
+            return Err(Refusal::invalid("token", "was told already"));
+        }
+        let mut migration = migration.clone();
+        migration.token = Some(token.into());
+        self.put_migration(context, migration);
+        Ok(ObjectRef::Migration(id))
     }
 
     fn open_window(
@@ -240,6 +267,7 @@ impl State {
         guest.observed.at = context.now;
         migration.phase = MigrationPhase::Completed { at: context.now };
         migration.receipt = receipt.map(Into::into);
+        migration.token = None;
         let message = format!(
             "guest {} runs on {}",
             guest.meta.name,
@@ -262,7 +290,10 @@ impl State {
         let (migration, handoff) = self.want_moving(id)?;
         let possible = match (cause, handoff.window) {
             (AbortCause::NotOpened, Window::Closed) | (AbortCause::SourceKept, _) => true,
-            (AbortCause::TargetNeverRan, window) => window == Window::Open,
+            (
+                AbortCause::TargetNeverRan | AbortCause::TargetGone | AbortCause::SourceGone,
+                window,
+            ) => window == Window::Open,
             (AbortCause::NotOpened, Window::Open) => false,
         };
         if !possible {
@@ -275,6 +306,12 @@ impl State {
         match cause {
             AbortCause::NotOpened | AbortCause::SourceKept => take_back(&mut guest, handoff),
             AbortCause::TargetNeverRan => revive(&mut guest, handoff),
+            AbortCause::TargetGone => {
+                take_back(&mut guest, handoff);
+                // Whether the source still runs it is the source's to tell.
+                guest.observed.state = ObservedState::Starting;
+            }
+            AbortCause::SourceGone => pass_on(&mut guest, handoff),
         }
         self.put_guest(context, guest);
         self.abort_migration(context, id, error.clone());

@@ -37,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use godwit_proto::cluster::{
     Applied, Change, Command, CpuBaseline, DoneRequest, Entry, Event, EventKind, Guest, Lease,
     LeaseState, Migration, Network, Node, ObjectRef, Operation, OperationState, PlacementRule,
-    Pool, Response, Settings, Volume, limits,
+    Pool, Reign, Response, Settings, Volume, limits,
 };
 use godwit_proto::id::{
     BaselineId, GuestId, MigrationId, NetworkId, NodeId, OperationId, PoolId, Revision, RuleId,
@@ -58,6 +58,7 @@ pub use snapshot::{Restore, RestoreError};
 pub struct State {
     revision: Revision,
     now: Timestamp,
+    reign: Option<Reign>,
     settings: Settings,
     nodes: Table<Node>,
     guests: Table<Guest>,
@@ -80,6 +81,10 @@ struct Index {
     inventory: Inventory,
     /// The guests that hold room on each node that has any.
     residents: BTreeMap<NodeId, BTreeSet<GuestId>>,
+    /// When what each node is to do last changed.
+    told: BTreeMap<NodeId, Revision>,
+    /// The same for nodes that are not in `told`.
+    told_before: Revision,
     /// Finished migrations, the longest finished first.
     finished_migrations: BTreeSet<(Revision, MigrationId)>,
     /// Finished operations, the longest finished first.
@@ -104,6 +109,7 @@ impl State {
         Self {
             revision: Revision::new(0),
             now: Timestamp::from_millis(0),
+            reign: None,
             nodes: Table::new(),
             guests: Table::new(),
             pools: Table::new(),
@@ -119,6 +125,8 @@ impl State {
             index: Index {
                 inventory: Inventory::new(&settings),
                 residents: BTreeMap::new(),
+                told: BTreeMap::new(),
+                told_before: Revision::new(0),
                 finished_migrations: BTreeSet::new(),
                 finished_operations: BTreeSet::new(),
             },
@@ -190,6 +198,18 @@ impl State {
         self.now
     }
 
+    /// When the reign of the present leader began; 0 before the first one.
+    #[must_use]
+    pub fn reign(&self) -> Revision {
+        self.reign.map_or(Revision::new(0), |reign| reign.since)
+    }
+
+    /// Who was elected last.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.reign.map(|reign| reign.node)
+    }
+
     /// What holds for the whole cluster.
     #[must_use]
     pub const fn settings(&self) -> &Settings {
@@ -240,6 +260,14 @@ impl State {
     pub fn guests_on(&self, node: NodeId) -> impl Iterator<Item = &Guest> {
         let ids = self.index.residents.get(&node).into_iter().flatten();
         ids.filter_map(|id| self.guests.find(*id))
+    }
+
+    /// The revision at which what a node is to do last changed, or a later one: its guests, their
+    /// migrations, its lease.
+    #[must_use]
+    pub fn told_at(&self, node: NodeId) -> Revision {
+        let told = self.index.told.get(&node).copied();
+        told.unwrap_or(self.index.told_before)
     }
 
     /// A pool.
@@ -408,6 +436,8 @@ impl State {
         let id = guest.id;
         let before: Vec<NodeId> = self.leave_hosts(id);
         self.index.add_guest(&guest);
+        let hosts = before.iter().copied().chain(guest.ownership.hosts());
+        hosts.for_each(|node| self.index.tell(node, context.revision));
         self.changed(context, ObjectRef::Guest(id));
         self.guests.put(guest);
         self.end_drains(context, &before);
@@ -415,6 +445,9 @@ impl State {
 
     fn remove_guest(&mut self, context: &Context<'_>, id: GuestId) {
         let before = self.leave_hosts(id);
+        for node in &before {
+            self.index.tell(*node, context.revision);
+        }
         self.guests.remove(id);
         self.deleted(context, ObjectRef::Guest(id));
         self.end_drains(context, &before);
@@ -441,6 +474,9 @@ impl State {
     fn put_migration(&mut self, context: &Context<'_>, mut migration: Migration) {
         migration.meta.revision = context.revision;
         let id = migration.id;
+        for node in [migration.source, migration.target] {
+            self.index.tell(node, context.revision);
+        }
         if migration.phase.is_finished() {
             let finished = &mut self.index.finished_migrations;
             finished.insert((context.revision, id));
@@ -493,6 +529,10 @@ impl Index {
         lines.push(format!("{:?}", self.finished_migrations));
         lines.push(format!("{:?}", self.finished_operations));
         lines
+    }
+
+    fn tell(&mut self, node: NodeId, revision: Revision) {
+        self.told.insert(node, revision);
     }
 
     fn add_guest(&mut self, guest: &Guest) {

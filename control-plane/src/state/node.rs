@@ -5,7 +5,7 @@ use godwit_proto::cluster::{
     NodeState, ObjectRef, ObservedState, Operation, OperationKind, OperationState, Owner,
     Scheduling, Window, limits,
 };
-use godwit_proto::id::{BaselineId, Incarnation, NodeId, OperationId};
+use godwit_proto::id::{BaselineId, Incarnation, NodeId, OperationId, Revision};
 
 use super::{Context, Refusal, State, check};
 
@@ -21,9 +21,11 @@ impl State {
                 lower_baseline,
             } => self.join(context, report, *lower_baseline),
             NodeCommand::GrantLease { node } => self.grant_lease(context, *node),
-            NodeCommand::LapseLease { node, incarnation } => {
-                self.lapse_lease(context, *node, *incarnation)
-            }
+            NodeCommand::LapseLease {
+                node,
+                incarnation,
+                reign,
+            } => self.lapse_lease(context, *node, *incarnation, *reign),
             NodeCommand::SetLabels {
                 node,
                 labels,
@@ -244,7 +246,14 @@ impl State {
         context: &Context<'_>,
         id: NodeId,
         incarnation: Incarnation,
+        reign: Revision,
     ) -> Result<ObjectRef, Refusal> {
+        if reign != self.reign() {
+            return Err(Refusal::Deposed {
+                reign,
+                current: self.reign(),
+            });
+        }
         let mut node = self.nodes.want(id)?.clone();
         let mut lease = self.want_lease(id)?.clone();
         let found = match lease.state {
@@ -281,6 +290,7 @@ impl State {
 
     fn put_lease(&mut self, context: &Context<'_>, mut lease: Lease) {
         lease.meta.revision = context.revision;
+        self.index.tell(lease.node, context.revision);
         self.changed(context, ObjectRef::Lease(lease.node));
         self.leases.insert(lease.node, lease);
     }
@@ -449,6 +459,7 @@ impl State {
         self.deleted(context, ObjectRef::Lease(id));
         self.nodes.remove(id);
         self.index.inventory.remove_node(id);
+        self.index.told.remove(&id);
         self.deleted(context, object);
         let message = format!("node {} was removed", node.meta.name);
         self.happened(context, object, EventKind::Deleted, message);

@@ -18,6 +18,7 @@ use crate::scheduler::{Demand, Purpose, check};
 pub(crate) fn as_restarted(guest: &Guest) -> Guest {
     let mut guest = guest.clone();
     guest.ownership.owner = Owner::Nobody;
+    guest.ownership.revives = None;
     if guest.template.cpu == CpuChoice::Host {
         guest.baseline = None;
     }
@@ -66,6 +67,7 @@ impl State {
         guest.ownership = Ownership {
             highest: epoch,
             owner: Owner::Node { node, epoch },
+            revives: None,
         };
         guest.intent = RunIntent::Running;
         guest.observed = Observed {
@@ -174,6 +176,7 @@ impl State {
             at: context.now,
             error,
         };
+        migration.token = None;
         self.put_migration(context, migration);
         let object = ObjectRef::Migration(id);
         self.happened(context, object, EventKind::MigrationAborted, message);
@@ -188,7 +191,8 @@ pub(super) fn take_back(guest: &mut Guest, handoff: Handoff) {
     };
 }
 
-/// The source, which relinquished, runs the guest again under a fresh epoch.
+/// The source, which relinquished, runs the guest again under a fresh epoch: the copy that it gave
+/// up, if it still has that.
 pub(super) fn revive(guest: &mut Guest, handoff: Handoff) {
     let epoch = guest.ownership.highest.next();
     guest.ownership = Ownership {
@@ -197,5 +201,16 @@ pub(super) fn revive(guest: &mut Guest, handoff: Handoff) {
             node: handoff.source,
             epoch,
         },
+        revives: Some(handoff.epoch),
     };
+    guest.observed.state = ObservedState::Starting;
+}
+
+/// Only the target can have the guest.
+pub(super) fn pass_on(guest: &mut Guest, handoff: Handoff) {
+    guest.ownership.owner = Owner::Node {
+        node: handoff.target,
+        epoch: handoff.successor,
+    };
+    guest.observed.state = ObservedState::Starting;
 }

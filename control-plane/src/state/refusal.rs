@@ -130,6 +130,14 @@ pub enum Refusal {
         /// What it is.
         found: &'static str,
     },
+    /// It was decided by a leader that has a successor.
+    #[error("the reign that began at revision {reign} is over; that of revision {current} began")]
+    Deposed {
+        /// The leader's.
+        reign: Revision,
+        /// That of now.
+        current: Revision,
+    },
     /// A migration is not in a phase in which this can be done.
     #[error("the migration {}", phase_text(phase))]
     MigrationPhase {
@@ -168,7 +176,7 @@ impl Refusal {
             Self::Exists { .. } | Self::NameTaken { .. } | Self::OtherCertificate { .. } => {
                 ErrorCode::AlreadyExists
             }
-            Self::Conflict { .. } => ErrorCode::Conflict,
+            Self::Conflict { .. } | Self::Deposed { .. } => ErrorCode::Conflict,
             Self::Limit { .. } => ErrorCode::LimitReached,
             Self::Invalid { .. } => ErrorCode::RequestInvalid,
             Self::InUse { .. } => ErrorCode::InUse,

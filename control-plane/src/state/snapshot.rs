@@ -60,6 +60,7 @@ impl State {
             now: self.now,
             last_baseline: self.last_baseline,
             oldest_change: self.journal.oldest(),
+            reign: self.reign,
             objects: self.count(),
         })?;
         chunks.add(&Object::Settings(self.settings.clone()))?;
@@ -211,6 +212,7 @@ impl Restore {
             }
             self.state.revision = header.revision;
             self.state.now = header.now;
+            self.state.reign = header.reign;
             self.state.last_baseline = header.last_baseline;
             self.state.journal = Journal::new(header.oldest_change);
             self.header = Some(header);
@@ -336,6 +338,9 @@ fn check_numbers(state: &State) -> Result<(), RestoreError> {
     let incarnations = state.leases().map(|lease| lease.incarnation.get());
     let single = [state.revision.get(), state.last_baseline.get()];
     let highest = epochs.chain(incarnations).chain(single).max();
+    if state.reign() > state.revision() {
+        return Err(too_high("reign"));
+    }
     match highest.is_some_and(|highest| highest > MAX_NUMBER) {
         true => Err(too_high("counters")),
         false => Ok(()),
@@ -397,6 +402,8 @@ impl Index {
         let mut index = Self {
             inventory: Inventory::new(state.settings()),
             residents: BTreeMap::new(),
+            told: BTreeMap::new(),
+            told_before: state.revision(),
             finished_migrations: BTreeSet::new(),
             finished_operations: BTreeSet::new(),
         };

@@ -70,6 +70,8 @@ pub enum NodeCommand {
         node: NodeId,
         /// The lease that has run out; another one has not.
         incarnation: Incarnation,
+        /// The reign of the leader that says so. Its successor may have renewed the lease.
+        reign: Revision,
     },
     /// Change its labels.
     SetLabels {
@@ -266,6 +268,14 @@ pub enum MigrationCommand {
         /// Why.
         error: CodedError,
     },
+    /// The target waits for the guest.
+    TargetReady {
+        /// The migration.
+        migration: MigrationId,
+        /// What the source needs to reach it, see
+        /// [`Migration::token`](super::Migration::token).
+        token: String,
+    },
 }
 record!(MigrationCommand, Kind::MigrationCommand, version = 1);
 
@@ -279,6 +289,12 @@ pub enum AbortCause {
     /// The target: it has not run the guest and will not. The source, which relinquished it, may
     /// run it again under a fresh epoch.
     TargetNeverRan,
+    /// The target: it has no copy of the guest any more and will not run it under its epoch, but it
+    /// may have. The source runs on if it never gave the guest up; if it did, the guest has ended.
+    TargetGone,
+    /// The source: it gave the guest up, or lost it, and will not run it under its epoch. Only the
+    /// target can have it.
+    SourceGone,
 }
 
 /// About pools, volumes, networks, placement rules.
@@ -388,6 +404,12 @@ pub enum ClusterCommand {
         operation: OperationId,
         /// The first few.
         blockers: Vec<Blocker>,
+    },
+    /// A leader was elected: its reign begins, at the revision that this makes, and every other one
+    /// is over.
+    Lead {
+        /// The leader.
+        node: NodeId,
     },
 }
 record!(ClusterCommand, Kind::ClusterCommand, version = 1);

@@ -56,4 +56,6 @@ pub enum EventKind {
     MigrationAborted,
     /// An operation was begun, paused, resumed or ended.
     Operation,
+    /// A leader was elected.
+    Elected,
 }

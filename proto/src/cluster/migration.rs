@@ -27,6 +27,9 @@ pub struct Migration {
     pub successor: Epoch,
     /// SHA-256 of the target's certificate, which the source accepts and no other.
     pub target_certificate: [u8; 32],
+    /// What the source needs to reach the target's guest process: addresses, fingerprint, a secret
+    /// that is good once. There from when the target is ready until the migration ends.
+    pub token: Option<String>,
     /// Why it is moved.
     pub reason: MigrationReason,
     /// How far it is.

@@ -16,6 +16,7 @@
 //! | `rule` | where guests may live, relative to nodes and to one another |
 //! | `lease` | a node's right to run guests; the record of a lease on a disk |
 //! | `settings` | what holds for the whole cluster |
+//! | `agent` | what a node and the leader tell each other; what a node pledges |
 //! | `command`, `entry` | what is proposed, and how it stands in the log |
 //! | `response` | what became of it |
 //! | `snapshot` | the records that a whole state is written as, beside its objects |
@@ -27,6 +28,7 @@
 //! An object or a family of commands is one record and so has one version. To change one, see
 //! [`mod@crate::record`]: every build reads version V and V-1, so members are upgraded one by one.
 
+mod agent;
 mod command;
 mod cpu;
 mod entry;
@@ -46,6 +48,10 @@ mod rule;
 mod settings;
 mod snapshot;
 
+pub use agent::{
+    DesiredGuest, DesiredState, GuestMachine, Heartbeat, HeartbeatAnswer, LeaseAnswer, MachineCpu,
+    MachineDisk, MachineNet, Move, Pledge, Role,
+};
 pub use command::{
     AbortCause, ClusterCommand, Command, Desired, GuestCommand, GuestReport, MigrationCommand,
     NewGuest, NodeCommand, NodeReport, ResourceCommand,
@@ -68,4 +74,4 @@ pub use resource::{Network, Pool, PoolKind, Volume};
 pub use response::{Applied, Response};
 pub use rule::{PlacementRule, RuleKind, Scope, Strength};
 pub use settings::{Overcommit, Settings, Strategy};
-pub use snapshot::{Change, DoneRequest, StateHeader};
+pub use snapshot::{Change, DoneRequest, Reign, StateHeader};

@@ -4,9 +4,9 @@
 //!            Start: epoch+1                  Prepare: epoch+1 reserved
 //!  Nobody ------------------> Node(n, e) ------------------------------> Moving(n, e -> m, e+1)
 //!     ^                        ^  |  ^                                     |  window closed
-//!     |  reported stopped      |  |  |   SourceKept: n, e goes on          |  OpenWindow
+//!     |  reported stopped      |  |  |   SourceKept, TargetGone: n, e      |  OpenWindow
 //!     '------------------------+--'  '-------------------------------------+  window open
-//!                              |        Complete: m, e+1                   |
+//!                              |        Complete, SourceGone: m, e+1       |
 //!                              |        TargetNeverRan: n, a fresh epoch   |
 //!                              '-------------------------------------------'
 //!     after every lease that could prove an owner has lapsed: Failover to a node, a fresh epoch
@@ -25,6 +25,9 @@ pub struct Ownership {
     pub highest: Epoch,
     /// Who may run it.
     pub owner: Owner,
+    /// The epoch under which the owner gave up a copy of the guest that never ran anywhere since:
+    /// that copy may go on under the owner's epoch. Any other copy of an earlier epoch is stale.
+    pub revives: Option<Epoch>,
 }
 
 /// Who may run a guest.
@@ -74,6 +77,7 @@ impl Ownership {
     pub const NEW: Self = Self {
         highest: Epoch::new(0),
         owner: Owner::Nobody,
+        revives: None,
     };
 
     /// The nodes that may run the guest at this moment: none, one, or both ends of an open window.

@@ -3,7 +3,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{Applied, ObjectRef};
-use crate::id::{BaselineId, RequestId, Revision, Timestamp};
+use crate::id::{BaselineId, NodeId, RequestId, Revision, Timestamp};
 use crate::record;
 use crate::record::Kind;
 
@@ -18,10 +18,21 @@ pub struct StateHeader {
     pub last_baseline: BaselineId,
     /// Watchers that have seen this revision, or a later one, can go on.
     pub oldest_change: Revision,
+    /// Who leads, if anybody ever did.
+    pub reign: Option<Reign>,
     /// Objects that follow, to find a state that is cut short.
     pub objects: u64,
 }
 record!(StateHeader, Kind::ClusterState, version = 1);
+
+/// A leader, from its election to the next one.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reign {
+    /// The leader.
+    pub node: NodeId,
+    /// The revision at which it began.
+    pub since: Revision,
+}
 
 /// An idempotency key that was used.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]

@@ -112,6 +112,12 @@ kinds! {
     DiskLease = 0x0120,
     /// [`crate::cluster::DiskRequest`].
     DiskRequest = 0x0121,
+    /// [`crate::cluster::Heartbeat`].
+    Heartbeat = 0x0130,
+    /// [`crate::cluster::HeartbeatAnswer`].
+    HeartbeatAnswer = 0x0131,
+    /// [`crate::cluster::Pledge`].
+    Pledge = 0x0132,
 }
 
 impl fmt::Display for Kind {

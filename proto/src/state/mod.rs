@@ -74,6 +74,9 @@ pub fn check_payload(record: &RawRecord<'_>) -> Result<(), RecordError> {
         Kind::Change => record.decode::<cluster::Change>().map(drop),
         Kind::DiskLease => record.decode::<cluster::DiskLease>().map(drop),
         Kind::DiskRequest => record.decode::<cluster::DiskRequest>().map(drop),
+        Kind::Heartbeat => record.decode::<cluster::Heartbeat>().map(drop),
+        Kind::HeartbeatAnswer => record.decode::<cluster::HeartbeatAnswer>().map(drop),
+        Kind::Pledge => record.decode::<cluster::Pledge>().map(drop),
     }
 }
 

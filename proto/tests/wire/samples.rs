@@ -30,6 +30,7 @@ use godwit_proto::state::queue::QueueState;
 use godwit_proto::state::serial::SerialState;
 use godwit_proto::state::vcpu::{CpuidEntry, Msr, VcpuState, Xcr};
 
+mod agent;
 mod cluster;
 mod migrate;
 
@@ -64,6 +65,7 @@ pub(crate) fn all() -> Vec<Sample> {
 pub(crate) fn records() -> Vec<Sample> {
     let mut samples = machine_records();
     samples.extend(cluster::records());
+    samples.extend(agent::records());
     samples
 }
 

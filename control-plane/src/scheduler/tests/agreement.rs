@@ -51,6 +51,7 @@ pub(super) fn cluster(seed: u64) -> Workload {
             2 => NodeCommand::LapseLease {
                 node,
                 incarnation: workload.state.lease(node).unwrap().incarnation,
+                reign: workload.state.reign(),
             },
             _ => continue,
         };

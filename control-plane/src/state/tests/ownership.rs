@@ -1,8 +1,9 @@
 //! Who may run a guest, transition by transition.
 
 use godwit_proto::cluster::{
-    AbortCause, Command, FailoverPolicy, GuestCommand, GuestReport, Labels, MigrationCommand,
-    MigrationPhase, MigrationReason, NodeCommand, NodeState, ObservedState, Owner, RunIntent,
+    AbortCause, ClusterCommand, Command, FailoverPolicy, GuestCommand, GuestReport, Labels,
+    MigrationCommand, MigrationPhase, MigrationReason, NodeCommand, NodeState, ObservedState,
+    Owner, RunIntent,
 };
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::{Epoch, Generation, GuestId, MigrationId, NodeId};
@@ -140,7 +141,11 @@ impl World {
     fn lapse(&mut self, number: usize) {
         let node = self.nodes[number];
         let incarnation = self.workload.state.lease(node).unwrap().incarnation;
-        let lapse = NodeCommand::LapseLease { node, incarnation };
+        let lapse = NodeCommand::LapseLease {
+            node,
+            incarnation,
+            reign: self.workload.state.reign(),
+        };
         self.workload.apply(Command::Node(lapse)).unwrap();
     }
 
@@ -205,6 +210,79 @@ fn a_target_that_never_ran_the_guest_gives_it_back_under_a_fresh_epoch() {
     assert!(world.abort(AbortCause::NotOpened).is_err());
     world.abort(AbortCause::TargetNeverRan).unwrap();
     assert!(world.owned_by(0, 3));
+    let revives = |world: &World| {
+        let guest = world.workload.state.guest(world.guest).unwrap();
+        guest.ownership.revives
+    };
+    assert_eq!(revives(&world), Some(Epoch::new(1)));
+    world.report(ObservedState::Running).unwrap();
+    let crash = CodedError::new(ErrorCode::GuestCrashed, "triple fault");
+    world.report(ObservedState::Failed(crash)).unwrap();
+    assert_eq!(revives(&world), None, "only that copy, only then");
+}
+
+#[test]
+fn a_target_that_is_gone_leaves_the_guest_to_the_source_under_the_same_epoch() {
+    let mut world = World::new();
+    world.prepare(1).unwrap();
+    assert!(
+        world.abort(AbortCause::TargetGone).is_err(),
+        "it cannot have run"
+    );
+    world.open().unwrap();
+    world.abort(AbortCause::TargetGone).unwrap();
+    assert!(world.owned_by(0, 1));
+    assert!(world.complete(2).is_err());
+    let guest = world.workload.state.guest(world.guest).unwrap();
+    assert_eq!(guest.observed.state, ObservedState::Starting);
+    assert_eq!(guest.ownership.revives, None, "what was given up is stale");
+    assert!(
+        world.prepare(2).is_err(),
+        "the source says first whether it has it"
+    );
+}
+
+#[test]
+fn a_source_that_is_gone_leaves_the_guest_to_the_target() {
+    let mut world = World::new();
+    world.prepare(1).unwrap();
+    assert!(world.abort(AbortCause::SourceGone).is_err());
+    world.open().unwrap();
+    world.abort(AbortCause::SourceGone).unwrap();
+    assert!(world.owned_by(1, 2));
+    assert!(matches!(
+        world.report_as(0, 1),
+        Err(Refusal::StaleEpoch { .. })
+    ));
+    world.report_as(1, 2).unwrap();
+}
+
+#[test]
+fn a_token_is_told_once_while_the_window_is_closed_and_forgotten_in_the_end() {
+    let mut world = World::new();
+    let ready = |token: &str| {
+        Command::Migration(MigrationCommand::TargetReady {
+            migration: MIGRATION,
+            token: token.into(),
+        })
+    };
+    assert!(world.workload.apply(ready("t")).is_err());
+    world.prepare(1).unwrap();
+    assert!(world.workload.apply(ready("")).is_err());
+    let source = world.nodes[0];
+    let before = world.workload.state.told_at(source);
+    world.workload.apply(ready("t")).unwrap();
+    assert!(world.workload.state.told_at(source) > before, "it is told");
+    assert!(world.workload.apply(ready("u")).is_err());
+    let token = |world: &World| {
+        let migration = world.workload.state.migration(MIGRATION).unwrap();
+        migration.token.clone()
+    };
+    assert_eq!(token(&world).as_deref(), Some("t"));
+    world.open().unwrap();
+    assert!(world.workload.apply(ready("t")).is_err());
+    world.complete(2).unwrap();
+    assert_eq!(token(&world), None);
 }
 
 #[test]
@@ -321,9 +399,37 @@ fn a_lease_that_lapsed_is_granted_anew_and_never_lapses_for_an_older_one() {
     let late = NodeCommand::LapseLease {
         node,
         incarnation: old,
+        reign: world.workload.state.reign(),
     };
     let refused = world.workload.apply(Command::Node(late));
     assert!(matches!(refused, Err(Refusal::LeaseState { .. })));
+}
+
+#[test]
+fn a_leader_whose_reign_is_over_lapses_nothing() {
+    let mut world = World::new();
+    let node = world.nodes[0];
+    let lead = |node| Command::Cluster(ClusterCommand::Lead { node });
+    world.workload.apply(lead(world.nodes[1])).unwrap();
+    let first = world.workload.state.reign();
+    world.workload.apply(lead(world.nodes[2])).unwrap();
+    assert!(world.workload.state.reign() > first);
+    assert_eq!(world.workload.state.leader(), Some(world.nodes[2]));
+    let incarnation = world.workload.state.lease(node).unwrap().incarnation;
+    let lapse = |reign| {
+        Command::Node(NodeCommand::LapseLease {
+            node,
+            incarnation,
+            reign,
+        })
+    };
+    let refused = world.workload.apply(lapse(first));
+    assert!(matches!(refused, Err(Refusal::Deposed { .. })));
+    assert!(world.workload.state.holds_lease(node));
+    let restored = super::restored(&world.workload.state);
+    assert_eq!(restored.reign(), world.workload.state.reign());
+    let current = world.workload.state.reign();
+    world.workload.apply(lapse(current)).unwrap();
 }
 
 #[test]

@@ -8,8 +8,8 @@ use godwit_proto::cluster::{
 };
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::{
-    Epoch, Generation, GuestId, Incarnation, MigrationId, NodeId, OperationId, RequestId, RuleId,
-    Timestamp, VolumeId,
+    Epoch, Generation, GuestId, Incarnation, MigrationId, NodeId, OperationId, RequestId, Revision,
+    RuleId, Timestamp, VolumeId,
 };
 use proptest::prelude::*;
 
@@ -120,7 +120,14 @@ impl Commands {
             9..13 => {
                 let lease = state.lease(node);
                 let incarnation = lease.map_or(Incarnation::new(9), |lease| lease.incarnation);
-                NodeCommand::LapseLease { node, incarnation }
+                NodeCommand::LapseLease {
+                    node,
+                    incarnation,
+                    reign: match self.random.one_in(10) {
+                        true => Revision::new(self.random.below(9)),
+                        false => state.reign(),
+                    },
+                }
             }
             13 => NodeCommand::SetLabels {
                 node,
@@ -226,7 +233,11 @@ impl Commands {
 
     fn migration_command(&mut self, state: &State) -> MigrationCommand {
         let migration = self.migration(state);
-        match self.random.below(10) {
+        match self.random.below(11) {
+            10 => MigrationCommand::TargetReady {
+                migration,
+                token: "godwit1_AA".into(),
+            },
             0..4 => MigrationCommand::Prepare {
                 migration: MigrationId::from_bytes(self.id()),
                 guest: self.guest(state),
@@ -249,6 +260,8 @@ impl Commands {
                     AbortCause::NotOpened,
                     AbortCause::SourceKept,
                     AbortCause::TargetNeverRan,
+                    AbortCause::TargetGone,
+                    AbortCause::SourceGone,
                 ]),
                 error: CodedError::new(ErrorCode::Cancelled, "test"),
             },
@@ -300,7 +313,10 @@ impl Commands {
 
     fn cluster_command(&mut self, state: &State) -> ClusterCommand {
         let operation = self.operation(state);
-        match self.random.below(4) {
+        match self.random.below(5) {
+            4 => ClusterCommand::Lead {
+                node: self.node(state),
+            },
             0 => ClusterCommand::RaiseBaseline,
             1 => ClusterCommand::PauseOperation { operation },
             2 => ClusterCommand::ResumeOperation { operation },
@@ -312,13 +328,14 @@ impl Commands {
     }
 }
 
-/// The state that a log of random commands leads to.
-fn unchecked(seed: u64, length: usize) -> State {
+/// The state that a log of random commands leads to; `each` sees those on the way.
+fn unchecked(seed: u64, length: usize, mut each: impl FnMut(&State)) -> State {
     let mut commands = Commands::new(seed);
     let mut state = commands.workload.state.clone();
     for _ in 0..length {
         let entry = commands.entry(&state);
         state.apply(&entry);
+        each(&state);
     }
     state
 }
@@ -418,21 +435,23 @@ fn the_commands_of_this_test_reach_every_part_of_the_state_machine() {
     let mut seen = std::collections::BTreeMap::new();
     let mut owners = std::collections::BTreeSet::new();
     for seed in 0..30 {
-        let state = unchecked(seed, 250);
+        let state = unchecked(seed, 250, |state| {
+            for guest in state.guests() {
+                owners.insert(match guest.ownership.owner {
+                    Owner::Nobody => "nobody".into(),
+                    Owner::Node { .. } => "node".into(),
+                    Owner::Moving(handoff) => format!("{:?}", handoff.window),
+                });
+            }
+        });
         for event in state.events() {
             *seen.entry(format!("{:?}", event.kind)).or_insert(0) += 1;
-        }
-        for guest in state.guests() {
-            owners.insert(match guest.ownership.owner {
-                Owner::Nobody => "nobody".into(),
-                Owner::Node { .. } => "node".into(),
-                Owner::Moving(handoff) => format!("{:?}", handoff.window),
-            });
         }
     }
     let wanted = [
         "Created",
         "Deleted",
+        "Elected",
         "FailedOver",
         "Failed",
         "MigrationAborted",

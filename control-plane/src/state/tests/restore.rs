@@ -86,6 +86,7 @@ fn a_snapshot_whose_numbers_or_references_cannot_be_is_refused() {
             now: Timestamp::from_millis(0),
             last_baseline: BaselineId::new(0),
             oldest_change: Revision::new(0),
+            reign: None,
             objects: objects.len() as u64,
         };
         writer.push(&header).unwrap();

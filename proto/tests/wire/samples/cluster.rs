@@ -8,8 +8,8 @@ use godwit_proto::cluster::{
     MigrationCommand, MigrationPhase, MigrationReason, Network, NetworkAttachment, NewGuest, Node,
     NodeCommand, NodeCpu, NodeReport, NodeState, ObjectRef, Observed, ObservedState, Operation,
     OperationKind, OperationState, Overcommit, Owner, Ownership, PlacementRule, Pool, PoolKind,
-    ResourceCommand, Response, RuleKind, RunIntent, Scheduling, Scope, Settings, StateHeader,
-    Strategy, Strength, Volume, VolumeAttachment, Window, XsaveComponent,
+    Reign, ResourceCommand, Response, RuleKind, RunIntent, Scheduling, Scope, Settings,
+    StateHeader, Strategy, Strength, Volume, VolumeAttachment, Window, XsaveComponent,
 };
 use godwit_proto::guest::{BootSpec, HugePages, Kernel};
 use godwit_proto::id::{
@@ -167,6 +167,7 @@ fn guest(owner: Owner) -> Guest {
         ownership: Ownership {
             highest: Epoch::new(8),
             owner,
+            revives: Some(Epoch::new(6)),
         },
         observed: Observed {
             state: ObservedState::Failed(coded_error()),
@@ -208,6 +209,7 @@ fn migration(phase: MigrationPhase, reason: MigrationReason) -> Migration {
         target: OTHER,
         successor: Epoch::new(8),
         target_certificate: [0xcd; 32],
+        token: Some("godwit1_AA".into()),
         reason,
         phase,
         receipt: Some("{}".into()),
@@ -385,6 +387,10 @@ fn objects() -> Vec<Sample> {
                 now: NOW,
                 last_baseline: BaselineId::new(2),
                 oldest_change: Revision::new(9),
+                reign: Some(Reign {
+                    node: NODE,
+                    since: REVISION,
+                }),
                 objects: 77,
             },
         ),
@@ -468,6 +474,7 @@ fn node_commands() -> impl Iterator<Item = (&'static str, NodeCommand)> {
         NodeCommand::LapseLease {
             node: NODE,
             incarnation: Incarnation::new(4),
+            reign: REVISION,
         },
         NodeCommand::SetLabels {
             node: NODE,
@@ -566,6 +573,10 @@ fn migration_commands() -> impl Iterator<Item = (&'static str, MigrationCommand)
             reason: MigrationReason::Asked,
             expected: Some(REVISION),
         },
+        MigrationCommand::TargetReady {
+            migration,
+            token: "godwit1_AA".into(),
+        },
         MigrationCommand::OpenWindow { migration },
         MigrationCommand::Complete {
             migration,
@@ -580,6 +591,7 @@ fn migration_commands() -> impl Iterator<Item = (&'static str, MigrationCommand)
     ];
     let name = |command: &MigrationCommand| match command {
         MigrationCommand::Prepare { .. } => "migration-command-prepare",
+        MigrationCommand::TargetReady { .. } => "migration-command-target-ready",
         MigrationCommand::OpenWindow { .. } => "migration-command-open-window",
         MigrationCommand::Complete { .. } => "migration-command-complete",
         MigrationCommand::Abort { .. } => "migration-command-abort",
@@ -660,6 +672,7 @@ fn cluster_commands() -> impl Iterator<Item = (&'static str, ClusterCommand)> {
             operation,
             blockers: vec![blocker()],
         },
+        ClusterCommand::Lead { node: NODE },
     ];
     let name = |command: &ClusterCommand| match command {
         ClusterCommand::Configure { .. } => "cluster-command-configure",
@@ -668,6 +681,7 @@ fn cluster_commands() -> impl Iterator<Item = (&'static str, ClusterCommand)> {
         ClusterCommand::ResumeOperation { .. } => "cluster-command-resume-operation",
         ClusterCommand::AbortOperation { .. } => "cluster-command-abort-operation",
         ClusterCommand::ReportBlockers { .. } => "cluster-command-report-blockers",
+        ClusterCommand::Lead { .. } => "cluster-command-lead",
     };
     commands.into_iter().map(move |c| (name(&c), c))
 }
