@@ -10,6 +10,7 @@ mod target;
 pub use arrived::Arrived;
 pub use ports::{FollowingPort, GuestPort, LogPort, MemoryPort};
 pub use source::{Leaver, move_guest};
+pub(crate) use target::all;
 pub use target::{Door, Here, Rest, receive_guest};
 
 use godwit_proto::codes::{CodedError, ErrorCode};

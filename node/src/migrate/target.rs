@@ -188,7 +188,8 @@ fn signalled(signals: Signals, over: Arc<Flag>) -> impl Future<Output = ()> {
     }
 }
 
-fn all(reasons: &[CodedError]) -> CodedError {
+/// One error for all of `reasons`.
+pub(crate) fn all(reasons: &[CodedError]) -> CodedError {
     let code = reasons.first().map_or(ErrorCode::Other, CodedError::code);
     let texts: Vec<_> = reasons.iter().map(ToString::to_string).collect();
     CodedError::new(code, format!("refused the guest: {}", texts.join("; ")))

@@ -11,7 +11,7 @@ use godwit_proto::codes::ErrorCode;
 use godwit_proto::guest::{BootSpec, GuestSpec, HugePages, Kernel, MemorySpec, SerialSpec};
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
 use godwit_proto::process::{
-    AwaitRequest, ExitReason, GuestState, Leaving, Mandate, MandateState, Origin, Overrides, Proof,
+    AwaitRequest, ExitReason, GuestState, Leaving, Mandate, MandateState, Origin, Overrides, Parting, Proof,
 };
 
 use crate::moving::request;
@@ -86,6 +86,12 @@ fn until(client: &mut Client, mut holds: impl FnMut(&mut Client) -> bool) {
         assert!(Instant::now() < deadline, "{:?}", client.standing());
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn leaving(client: &mut Client) -> Option<Leaving> {
+    let departure = client.standing().unwrap().departure?;
+    assert_eq!(departure.migration, MOVE);
+    Some(departure.stage)
 }
 
 fn awaiting(client: &mut Client) -> (String, String) {
@@ -183,16 +189,19 @@ fn a_guest_is_handed_over_when_the_window_is_open_and_not_before() {
     let (to, token) = awaiting(&mut target);
     source.leave(MOVE, request(&to, &token)).unwrap();
     until(&mut source, |source| {
-        source.standing().unwrap().leaving == Leaving::AwaitsWindow
+        leaving(source) == Some(Leaving::AwaitsWindow)
     });
     thread::sleep(Duration::from_millis(300));
-    assert_eq!(source.standing().unwrap().leaving, Leaving::AwaitsWindow);
+    assert_eq!(leaving(&mut source), Some(Leaving::AwaitsWindow));
     assert_eq!(state(&mut source), GuestState::Running);
     source.open_window().unwrap();
     until(&mut source, |source| {
         matches!(
-            source.standing().unwrap().leaving,
-            Leaving::Ended { moved: true, .. }
+            leaving(source),
+            Some(Leaving::Ended {
+                parting: Parting::Moved,
+                ..
+            })
         )
     });
     assert_eq!(state(&mut source), GuestState::Paused);
@@ -217,16 +226,14 @@ fn a_target_without_a_proof_never_runs_the_guest_and_the_source_does_under_a_lat
     source.leave(MOVE, request(&to, &token)).unwrap();
     source.open_window().unwrap();
     until(&mut source, |source| {
-        matches!(source.standing().unwrap().leaving, Leaving::Ended { .. })
+        matches!(
+            leaving(source),
+            Some(Leaving::Ended {
+                parting: Parting::NeverRan(_),
+                ..
+            })
+        )
     });
-    match source.standing().unwrap().leaving {
-        Leaving::Ended {
-            moved,
-            relinquished,
-            receipt,
-        } => assert!(!moved && relinquished, "{receipt}"),
-        other => panic!("{other:?}"),
-    }
     let standing = source.standing().unwrap();
     assert_eq!(standing.state, MandateState::Over);
     // It gave the guest up: a proof of the same epoch is worth nothing.

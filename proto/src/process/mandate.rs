@@ -7,6 +7,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::ExitReason;
+use crate::codes::CodedError;
 use crate::id::{Epoch, GuestId, MigrationId};
 
 /// A right to run a guest. A later one, with a higher epoch, takes the place of one that was relinquished.
@@ -50,8 +51,8 @@ pub struct Standing {
     pub mandate: Option<Mandate>,
     /// What became of it.
     pub state: MandateState,
-    /// How a migration of the guest to elsewhere is.
-    pub leaving: Leaving,
+    /// The last migration of the guest to elsewhere, if there was one.
+    pub departure: Option<Departure>,
 }
 
 /// What became of a mandate.
@@ -69,26 +70,42 @@ pub enum MandateState {
     Ended(ExitReason),
 }
 
-/// How a migration of a guest to elsewhere is.
+/// A migration of a guest to elsewhere.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// Which.
+    pub migration: MigrationId,
+    /// How far it is.
+    pub stage: Leaving,
+}
+
+/// How far a migration of a guest to elsewhere is.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum Leaving {
-    /// None is under way, nor was one.
-    No,
     /// Memory is copied.
     Copying,
     /// It would hand the guest over and waits for [`Request::OpenWindow`](super::Request::OpenWindow).
     AwaitsWindow,
-    /// It may hand the guest over at any moment.
+    /// It may hand the guest over at any moment, or has: then [`MandateState::Over`] says so.
     MaySwitch,
-    /// It is over; the last receipt as JSON, and whether the guest was moved.
+    /// It is over.
     Ended {
-        /// Whether the guest runs at the target.
-        moved: bool,
-        /// Whether the guest was relinquished: it must not run here without a fresh epoch.
-        relinquished: bool,
-        /// The receipt.
+        /// What became of the guest.
+        parting: Parting,
+        /// The receipt, JSON.
         receipt: String,
     },
-    /// It never began, or broke before there was a receipt; the guest is here.
-    Failed(crate::codes::CodedError),
+}
+
+/// What became of a guest that was to be moved.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// It runs at the target.
+    Moved,
+    /// It was not given up.
+    Kept(CodedError),
+    /// It was given up and never ran at the target: it may go on here under a fresh epoch.
+    NeverRan(CodedError),
+    /// It was given up, and the target cannot be asked any more.
+    Unconfirmed(CodedError),
 }

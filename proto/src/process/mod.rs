@@ -22,7 +22,7 @@ mod mandate;
 mod request;
 mod response;
 
-pub use mandate::{Leaving, Mandate, MandateState, Origin, Proof, Standing};
+pub use mandate::{Departure, Leaving, Mandate, MandateState, Origin, Parting, Proof, Standing};
 pub use request::{
     AwaitRequest, Compression, ConsoleKind, DiskOverride, MigrateRequest, NetOverride, Overrides,
     Request, TimeoutAction,

@@ -10,10 +10,10 @@ use godwit_proto::guest::{
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
 use godwit_proto::migrate::Mode;
 use godwit_proto::process::{
-    AwaitRequest, Compression, ConsoleKind, DeviceStats, DiskOverride, ExitReason, GuestState,
-    GuestStats, HandedTap, Leaving, Mandate, MandateState, MigrateRequest, NamedCounter,
-    NetOverride, Origin, Overrides, Proof, REQUEST_LIMITS, RESPONSE_LIMITS, Request, Response,
-    SnapshotReport, Standing, TimeoutAction, VERSIONS, VcpuStats,
+    AwaitRequest, Compression, ConsoleKind, Departure, DeviceStats, DiskOverride, ExitReason,
+    GuestState, GuestStats, HandedTap, Leaving, Mandate, MandateState, MigrateRequest,
+    NamedCounter, NetOverride, Origin, Overrides, Parting, Proof, REQUEST_LIMITS, RESPONSE_LIMITS,
+    Request, Response, SnapshotReport, Standing, TimeoutAction, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
 use godwit_proto::state::block::BlockState;
@@ -409,11 +409,13 @@ pub(crate) fn responses() -> Vec<Response> {
         Response::Standing(Standing {
             mandate: Some(mandate()),
             state: MandateState::Running,
-            leaving: Leaving::Ended {
-                moved: false,
-                relinquished: true,
-                receipt: "{}".into(),
-            },
+            departure: Some(Departure {
+                migration: MigrationId::from_bytes([2; 16]),
+                stage: Leaving::Ended {
+                    parting: Parting::NeverRan(coded_error()),
+                    receipt: "{}".into(),
+                },
+            }),
         }),
         Response::Awaiting {
             address: "192.0.2.7:40001".into(),

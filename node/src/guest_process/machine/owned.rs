@@ -13,7 +13,8 @@ use godwit_migration::report::Outcome;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::MigrationId;
 use godwit_proto::process::{
-    AwaitRequest, ExitReason, GuestState, Leaving, MandateState, MigrateRequest, Standing,
+    AwaitRequest, Departure, ExitReason, GuestState, Leaving, MandateState, MigrateRequest, Parting,
+    Standing,
 };
 use tokio::sync::watch;
 
@@ -30,16 +31,36 @@ pub(super) struct Cluster {
     holder: Arc<Holder>,
     /// A guest may be moved here.
     awaits: AtomicBool,
-    leaving: Mutex<Departure>,
+    leaving: Mutex<Going>,
 }
 
-enum Departure {
-    None,
+enum Going {
+    Nowhere,
     UnderWay {
+        migration: MigrationId,
         asked: watch::Receiver<bool>,
         open: watch::Sender<bool>,
     },
-    Over(Leaving),
+    Over(Departure),
+}
+
+impl Going {
+    fn departure(&self) -> Option<Departure> {
+        let (migration, stage) = match self {
+            Self::Nowhere => return None,
+            Self::Over(departure) => return Some(departure.clone()),
+            Self::UnderWay {
+                migration,
+                asked,
+                open,
+            } => match (*asked.borrow(), *open.borrow()) {
+                (_, true) => (*migration, Leaving::MaySwitch),
+                (true, false) => (*migration, Leaving::AwaitsWindow),
+                (false, false) => (*migration, Leaving::Copying),
+            },
+        };
+        Some(Departure { migration, stage })
+    }
 }
 
 impl Cluster {
@@ -47,7 +68,7 @@ impl Cluster {
         Self {
             holder: Holder::new(machine),
             awaits: AtomicBool::new(false),
-            leaving: Mutex::new(Departure::None),
+            leaving: Mutex::new(Going::Nowhere),
         }
     }
 
@@ -59,7 +80,7 @@ impl Cluster {
         self.awaits.load(Ordering::Acquire)
     }
 
-    fn leaving(&self) -> MutexGuard<'_, Departure> {
+    fn leaving(&self) -> MutexGuard<'_, Going> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,17 +127,11 @@ impl Machine {
             Some(reason) => MandateState::Ended(reason),
             None => state,
         };
-        let leaving = match &*self.cluster.leaving() {
-            Departure::None => Leaving::No,
-            Departure::UnderWay { open, .. } if *open.borrow() => Leaving::MaySwitch,
-            Departure::UnderWay { asked, .. } if *asked.borrow() => Leaving::AwaitsWindow,
-            Departure::UnderWay { .. } => Leaving::Copying,
-            Departure::Over(leaving) => leaving.clone(),
-        };
+        let departure = self.cluster.leaving().departure();
         Standing {
             mandate,
             state,
-            leaving,
+            departure,
         }
     }
 
@@ -184,44 +199,56 @@ impl Machine {
         let (open, opened) = watch::channel(false);
         {
             let mut leaving = self.cluster.leaving();
-            if let Departure::UnderWay { .. } = *leaving {
+            if let Going::UnderWay { .. } = *leaving {
                 let text = "the guest is being moved already";
                 return Err(CodedError::new(ErrorCode::AlreadyMigrating, text)
                     .with_fix("wait for the end of the migration, or cancel it"));
             }
-            *leaving = Departure::UnderWay { asked, open };
+            *leaving = Going::UnderWay {
+                migration,
+                asked,
+                open,
+            };
         }
         let window = Window { asked: ask, opened };
         let machine = self.clone();
         let go = move || {
             let moved = machine.migrate_as(&request, Some(migration), Some(window));
-            let leaving = match moved {
-                Ok(receipt) => Leaving::Ended {
-                    moved: matches!(receipt.outcome, Some(Outcome::Completed)),
-                    relinquished: matches!(
-                        receipt.outcome,
-                        Some(
-                            Outcome::Completed | Outcome::Unconfirmed(_) | Outcome::NeverStarted(_)
-                        )
-                    ),
-                    receipt: json(&receipt),
-                },
-                Err(error) => Leaving::Failed(error),
+            let (parting, receipt) = match moved {
+                Ok(receipt) => (parting(receipt.outcome.as_ref()), json(&receipt)),
+                Err(error) => (Parting::Kept(error), "{}".to_owned()),
             };
-            *machine.cluster.leaving() = Departure::Over(leaving);
+            let stage = Leaving::Ended { parting, receipt };
+            *machine.cluster.leaving() = Going::Over(Departure { migration, stage });
         };
         let spawned = thread::Builder::new().name("leave".into()).spawn(go);
         spawned.map(drop).map_err(|error| {
-            *self.cluster.leaving() = Departure::None;
+            *self.cluster.leaving() = Going::Nowhere;
             CodedError::from_error(ErrorCode::Other, &error)
         })
     }
 
     /// Lets a migration under way hand the guest over.
     pub(super) fn open_window(&self) {
-        if let Departure::UnderWay { open, .. } = &*self.cluster.leaving() {
+        if let Going::UnderWay { open, .. } = &*self.cluster.leaving() {
             // The migration may be over.
             open.send_replace(true);
         }
+    }
+}
+
+fn parting(outcome: Option<&Outcome>) -> Parting {
+    match outcome {
+        Some(Outcome::Completed) => Parting::Moved,
+        Some(Outcome::NeverStarted(error)) => Parting::NeverRan(error.clone()),
+        Some(Outcome::Unconfirmed(error)) => Parting::Unconfirmed(error.clone()),
+        Some(Outcome::StayedAtSource(error) | Outcome::SourceStuck(error)) => {
+            Parting::Kept(error.clone())
+        }
+        Some(Outcome::Refused(reasons)) => Parting::Kept(migrate::all(reasons)),
+        None => Parting::Kept(CodedError::new(
+            ErrorCode::Other,
+            "the migration ended without an outcome",
+        )),
     }
 }
