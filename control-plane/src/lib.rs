@@ -8,6 +8,8 @@
 //! | [`plan`] | failovers, drains, rebalancing as lists of steps |
 //! | [`lease`] | leases: the leader's table, the node's end, the record on a shared disk |
 //! | [`ownership`] | the rule by which a guest process knows whether it may run |
+//! | [`controller`] | what the leader does about all this, and what it tells each node |
+//! | [`agent`] | what a node does to make that so, and what it pledges |
 //! | [`invariants`] | what holds of every state, one by one |
 //! | [`workload`] | made-up clusters for tests and benchmarks |
 //!
@@ -16,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod controller;
 pub mod invariants;
 pub mod lease;
 pub mod ownership;

@@ -103,6 +103,31 @@ impl LeaseTable {
         self.leases.insert(node, held);
     }
 
+    /// Takes up what is committed by now: `held` are all leases that are held. Those that are new were
+    /// granted, those that are missing have lapsed or are those of nodes that are gone.
+    pub fn follow(
+        &mut self,
+        now: Duration,
+        held: impl Iterator<Item = (NodeId, Incarnation, LeaseProfile)>,
+    ) {
+        let mut known = std::mem::take(&mut self.leases);
+        for (node, incarnation, profile) in held {
+            match known.remove(&node) {
+                Some(held) if held.incarnation == incarnation => {
+                    self.leases.insert(node, held);
+                }
+                _ => self.granted(node, incarnation, profile, now),
+            }
+        }
+    }
+
+    /// Whether it counts this lease.
+    #[must_use]
+    pub fn counts(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let held = self.leases.get(&node);
+        held.is_some_and(|held| held.incarnation == incarnation)
+    }
+
     /// Renews a lease.
     ///
     /// # Errors
@@ -216,6 +241,24 @@ mod tests {
             Err(RenewError::Unconfirmed { for_ms: 10_000 })
         ));
         assert_eq!(table.lapsed(s(115)), [(NODE, FIRST)]);
+    }
+
+    #[test]
+    fn a_table_that_follows_keeps_what_it_counts_and_forgets_what_is_gone() {
+        let mut table = table();
+        let other = NodeId::from_bytes([2; 16]);
+        let held = [
+            (NODE, FIRST, LeaseProfile::DEFAULT),
+            (other, FIRST, LeaseProfile::FAST),
+        ];
+        table.follow(s(105), held.into_iter());
+        assert!(table.counts(NODE, FIRST) && table.counts(other, FIRST));
+        assert_eq!(table.lapsed(s(109)), [(other, FIRST)], "3 s from 105 s");
+        assert_eq!(table.lapsed(s(111)).len(), 2, "10 s from 100 s");
+        let held = [(NODE, FIRST.next(), LeaseProfile::DEFAULT)];
+        table.follow(s(112), held.into_iter());
+        assert!(!table.counts(NODE, FIRST) && !table.counts(other, FIRST));
+        assert_eq!(table.lapsed(s(121)), []);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Nodes that are to be emptied.
 
+use std::collections::BTreeSet;
+
 use godwit_proto::cluster::{
     Guest, MigrationCommand, MigrationReason, ObservedState, Owner, RunIntent,
 };
 use godwit_proto::codes::{CodedError, ErrorCode};
-use godwit_proto::id::{MigrationId, NodeId};
+use godwit_proto::id::{GuestId, MigrationId, NodeId};
 
 use super::{Draft, Plan, Step};
 use crate::scheduler::Purpose;
@@ -14,6 +16,12 @@ use crate::state::State;
 /// first. A guest that cannot be moved is blocked, with the reason; none is ever stopped for it.
 #[must_use]
 pub fn drain(state: &State, node: NodeId) -> Plan {
+    drain_except(state, node, &BTreeSet::new())
+}
+
+/// The same, but `later` are not tried yet: moving them failed a moment ago.
+#[must_use]
+pub fn drain_except(state: &State, node: NodeId, later: &BTreeSet<GuestId>) -> Plan {
     let mut draft = Draft::new(state);
     let mut guests: Vec<&Guest> = state
         .guests_on(node)
@@ -40,7 +48,7 @@ pub fn drain(state: &State, node: NodeId) -> Plan {
             });
             continue;
         }
-        if draft.is_full() || !draft.may_migrate_from(node) {
+        if later.contains(&guest.id) || draft.is_full() || !draft.may_migrate_from(node) {
             draft.plan.waiting += 1;
             continue;
         }

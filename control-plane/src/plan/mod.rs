@@ -19,7 +19,7 @@ use godwit_proto::id::{GuestId, MigrationId, NodeId, Revision};
 use crate::scheduler::{Demand, Inventory, Purpose, Scheduler, explain};
 use crate::state::State;
 
-pub use drain::drain;
+pub use drain::{drain, drain_except};
 pub use failover::fail_over;
 pub use rebalance::rebalance;
 pub use restart::restart;

@@ -128,6 +128,8 @@ pub struct Move {
     pub migration: MigrationId,
     /// The other end.
     pub peer: NodeId,
+    /// The epoch of the other end.
+    pub peer_epoch: Epoch,
     /// Whether the guest may be handed over yet.
     pub window: Window,
     /// What the source needs to reach the target's guest process, once there is one.
@@ -194,18 +196,25 @@ pub struct MachineNet {
     pub mac: [u8; 6],
 }
 
-/// What a node has on its disk for each guest that it has or had: what it can never take back,
-/// whatever becomes of its processes and of itself.
+/// What a node has on its disk of its own: what it can never take back, whatever becomes of its
+/// processes and of itself.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The desired state on which this was decided; an older one is not obeyed.
+    pub seen: Revision,
+    /// One for each guest that the node has or had of late, by guest.
+    pub pledges: Vec<Pledge>,
+}
+record!(Ledger, Kind::Ledger, version = 1);
+
+/// What a node can never take back about a guest.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pledge {
     /// The guest.
     pub guest: GuestId,
-    /// The highest epoch under which this node made a process for the guest. It makes one for an
+    /// The highest epoch for which this node made a process, or was about to. It makes one for an
     /// epoch once.
     pub begun: Epoch,
-    /// It makes no process for this epoch or an earlier one, whether it had or not.
+    /// It makes no process for this epoch or an earlier one.
     pub spent: Epoch,
-    /// The desired state on which that was decided; an older one is not obeyed.
-    pub seen: Revision,
 }
-record!(Pledge, Kind::Pledge, version = 1);

@@ -49,7 +49,7 @@ mod settings;
 mod snapshot;
 
 pub use agent::{
-    DesiredGuest, DesiredState, GuestMachine, Heartbeat, HeartbeatAnswer, LeaseAnswer, MachineCpu,
+    DesiredGuest, DesiredState, GuestMachine, Heartbeat, HeartbeatAnswer, LeaseAnswer, Ledger, MachineCpu,
     MachineDisk, MachineNet, Move, Pledge, Role,
 };
 pub use command::{

@@ -116,8 +116,8 @@ kinds! {
     Heartbeat = 0x0130,
     /// [`crate::cluster::HeartbeatAnswer`].
     HeartbeatAnswer = 0x0131,
-    /// [`crate::cluster::Pledge`].
-    Pledge = 0x0132,
+    /// [`crate::cluster::Ledger`].
+    Ledger = 0x0132,
 }
 
 impl fmt::Display for Kind {

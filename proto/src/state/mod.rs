@@ -76,7 +76,7 @@ pub fn check_payload(record: &RawRecord<'_>) -> Result<(), RecordError> {
         Kind::DiskRequest => record.decode::<cluster::DiskRequest>().map(drop),
         Kind::Heartbeat => record.decode::<cluster::Heartbeat>().map(drop),
         Kind::HeartbeatAnswer => record.decode::<cluster::HeartbeatAnswer>().map(drop),
-        Kind::Pledge => record.decode::<cluster::Pledge>().map(drop),
+        Kind::Ledger => record.decode::<cluster::Ledger>().map(drop),
     }
 }
 

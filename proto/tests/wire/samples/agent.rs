@@ -2,7 +2,7 @@
 
 use godwit_proto::cluster::{
     CpuFeatures, CpuLevel, DesiredGuest, DesiredState, GuestMachine, Heartbeat, HeartbeatAnswer,
-    LeaseAnswer, MachineCpu, MachineDisk, MachineNet, Move, ObservedState, Pledge, Role, RunIntent,
+    LeaseAnswer, Ledger, MachineCpu, MachineDisk, MachineNet, Move, ObservedState, Pledge, Role, RunIntent,
     Window,
 };
 use godwit_proto::guest::{BootSpec, HugePages, Kernel};
@@ -47,12 +47,14 @@ pub(super) fn records() -> Vec<Sample> {
             answer(LeaseAnswer::NotMember, None),
         ),
         record(
-            "pledge",
-            Pledge {
-                guest: GUEST,
-                begun: Epoch::new(7),
-                spent: Epoch::new(6),
+            "ledger",
+            Ledger {
                 seen: REVISION,
+                pledges: vec![Pledge {
+                    guest: GUEST,
+                    begun: Epoch::new(7),
+                    spent: Epoch::new(6),
+                }],
             },
         ),
     ]
@@ -93,6 +95,7 @@ fn a_move() -> Move {
     Move {
         migration: MIGRATION,
         peer: OTHER,
+        peer_epoch: Epoch::new(9),
         window: Window::Open,
         token: Some("godwit1_AA".into()),
     }
