@@ -112,6 +112,20 @@ kinds! {
     DiskLease = 0x0120,
     /// [`crate::cluster::DiskRequest`].
     DiskRequest = 0x0121,
+    /// [`crate::raft::StoreIdentity`].
+    RaftIdentity = 0x0130,
+    /// [`crate::raft::Vote`].
+    RaftVote = 0x0131,
+    /// [`crate::raft::LogEntry`].
+    RaftLogEntry = 0x0132,
+    /// [`crate::raft::Marks`].
+    RaftMarks = 0x0133,
+    /// [`crate::raft::SnapshotHead`].
+    RaftSnapshot = 0x0134,
+    /// [`crate::raft::RaftRequest`].
+    RaftRequest = 0x0138,
+    /// [`crate::raft::RaftReply`].
+    RaftReply = 0x0139,
 }
 
 impl fmt::Display for Kind {
