@@ -103,6 +103,10 @@ uuid_id! {
     GuestId
 }
 uuid_id! {
+    /// A cluster, from its first node to its last.
+    ClusterId
+}
+uuid_id! {
     /// A node of the cluster.
     NodeId
 }

@@ -14,6 +14,7 @@
 //! | [`process`] | the messages between a guest process and who steers it |
 //! | [`migrate`] | the messages between the two ends of a migration |
 //! | [`cluster`] | what the control plane agrees on: objects, commands, log entries, snapshots |
+//! | [`raft`] | how it agrees: the log on disk, the messages between replicas |
 //! | [`codes`] | error codes, and the exit codes that users see |
 
 mod message;
@@ -27,6 +28,7 @@ pub mod id;
 pub mod migrate;
 pub mod peer;
 pub mod process;
+pub mod raft;
 pub mod record;
 pub mod state;
 pub mod version;

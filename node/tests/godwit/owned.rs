@@ -11,7 +11,8 @@ use godwit_proto::codes::ErrorCode;
 use godwit_proto::guest::{BootSpec, GuestSpec, HugePages, Kernel, MemorySpec, SerialSpec};
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
 use godwit_proto::process::{
-    AwaitRequest, ExitReason, GuestState, Leaving, Mandate, MandateState, Origin, Overrides, Parting, Proof,
+    AwaitRequest, ExitReason, GuestState, Leaving, Mandate, MandateState, Origin, Overrides,
+    Parting, Proof,
 };
 
 use crate::moving::request;

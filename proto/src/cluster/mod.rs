@@ -49,8 +49,8 @@ mod settings;
 mod snapshot;
 
 pub use agent::{
-    DesiredGuest, DesiredState, GuestMachine, Heartbeat, HeartbeatAnswer, LeaseAnswer, Ledger, MachineCpu,
-    MachineDisk, MachineNet, Move, Pledge, Role,
+    DesiredGuest, DesiredState, GuestMachine, Heartbeat, HeartbeatAnswer, LeaseAnswer, Ledger,
+    MachineCpu, MachineDisk, MachineNet, Move, Pledge, Role,
 };
 pub use command::{
     AbortCause, ClusterCommand, Command, Desired, GuestCommand, GuestReport, MigrationCommand,

@@ -118,6 +118,20 @@ kinds! {
     HeartbeatAnswer = 0x0131,
     /// [`crate::cluster::Ledger`].
     Ledger = 0x0132,
+    /// [`crate::raft::StoreIdentity`].
+    RaftIdentity = 0x0140,
+    /// [`crate::raft::Vote`].
+    RaftVote = 0x0141,
+    /// [`crate::raft::LogEntry`].
+    RaftLogEntry = 0x0142,
+    /// [`crate::raft::Marks`].
+    RaftMarks = 0x0143,
+    /// [`crate::raft::SnapshotHead`].
+    RaftSnapshot = 0x0144,
+    /// [`crate::raft::RaftRequest`].
+    RaftRequest = 0x0148,
+    /// [`crate::raft::RaftReply`].
+    RaftReply = 0x0149,
 }
 
 impl fmt::Display for Kind {

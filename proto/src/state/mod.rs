@@ -23,8 +23,8 @@ pub mod queue;
 pub mod serial;
 pub mod vcpu;
 
-use crate::cluster;
 use crate::record::{Kind, RawRecord, RecordError};
+use crate::{cluster, raft};
 
 /// Reads the payload of a record of any kind and drops it: says whether this build can read it.
 ///
@@ -77,6 +77,13 @@ pub fn check_payload(record: &RawRecord<'_>) -> Result<(), RecordError> {
         Kind::Heartbeat => record.decode::<cluster::Heartbeat>().map(drop),
         Kind::HeartbeatAnswer => record.decode::<cluster::HeartbeatAnswer>().map(drop),
         Kind::Ledger => record.decode::<cluster::Ledger>().map(drop),
+        Kind::RaftIdentity => record.decode::<raft::StoreIdentity>().map(drop),
+        Kind::RaftVote => record.decode::<raft::Vote>().map(drop),
+        Kind::RaftLogEntry => record.decode::<raft::LogEntry>().map(drop),
+        Kind::RaftMarks => record.decode::<raft::Marks>().map(drop),
+        Kind::RaftSnapshot => record.decode::<raft::SnapshotHead>().map(drop),
+        Kind::RaftRequest => record.decode::<raft::RaftRequest>().map(drop),
+        Kind::RaftReply => record.decode::<raft::RaftReply>().map(drop),
     }
 }
 

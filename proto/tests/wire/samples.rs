@@ -33,6 +33,7 @@ use godwit_proto::state::vcpu::{CpuidEntry, Msr, VcpuState, Xcr};
 mod agent;
 mod cluster;
 mod migrate;
+mod raft;
 
 /// Whether bytes decode to the sample's value; an error when they do not decode at all.
 type IsSample = Box<dyn Fn(&[u8]) -> Result<bool, String>>;
@@ -66,6 +67,7 @@ pub(crate) fn records() -> Vec<Sample> {
     let mut samples = machine_records();
     samples.extend(cluster::records());
     samples.extend(agent::records());
+    samples.extend(raft::records());
     samples
 }
 

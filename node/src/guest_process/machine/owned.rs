@@ -13,8 +13,8 @@ use godwit_migration::report::Outcome;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::MigrationId;
 use godwit_proto::process::{
-    AwaitRequest, Departure, ExitReason, GuestState, Leaving, MandateState, MigrateRequest, Parting,
-    Standing,
+    AwaitRequest, Departure, ExitReason, GuestState, Leaving, MandateState, MigrateRequest,
+    Parting, Standing,
 };
 use tokio::sync::watch;
 

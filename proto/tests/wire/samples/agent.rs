@@ -2,8 +2,8 @@
 
 use godwit_proto::cluster::{
     CpuFeatures, CpuLevel, DesiredGuest, DesiredState, GuestMachine, Heartbeat, HeartbeatAnswer,
-    LeaseAnswer, Ledger, MachineCpu, MachineDisk, MachineNet, Move, ObservedState, Pledge, Role, RunIntent,
-    Window,
+    LeaseAnswer, Ledger, MachineCpu, MachineDisk, MachineNet, Move, ObservedState, Pledge, Role,
+    RunIntent, Window,
 };
 use godwit_proto::guest::{BootSpec, HugePages, Kernel};
 use godwit_proto::id::{
