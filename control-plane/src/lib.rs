@@ -1,5 +1,5 @@
-//! The control plane's decisions: what the cluster is, where guests go, who may run them. Pure: no
-//! sockets, no disks, no clock, no randomness; it never touches a guest.
+//! The control plane: what the cluster is, where guests go, who may run them, and how its nodes
+//! agree on that. It never touches a guest.
 //!
 //! | module | holds |
 //! |---|---|
@@ -12,9 +12,14 @@
 //! | [`agent`] | what a node does to make that so, and what it pledges |
 //! | [`invariants`] | what holds of every state, one by one |
 //! | [`workload`] | made-up clusters for tests and benchmarks |
+//! | [`raft`] | replicas of the state: a log that a majority agrees on |
+//! | [`store`] | a replica's log, vote and snapshot on disk |
 //!
-//! The Raft log that entries come from, its store, and whoever acts on decisions are not built yet;
-//! see `docs/ARCHITECTURE.md`.
+//! All but the last two is pure: no sockets, no disks, no clock, no randomness, no waiting.
+//! [`raft`] and [`store`] are where that ends: tasks, timers, one thread, one file. They open no
+//! socket either; the way between replicas is given to them.
+//!
+//! Whoever acts on decisions is not built yet; see `docs/ARCHITECTURE.md`.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +29,8 @@ pub mod invariants;
 pub mod lease;
 pub mod ownership;
 pub mod plan;
+pub mod raft;
 pub mod scheduler;
 pub mod state;
+pub mod store;
 pub mod workload;

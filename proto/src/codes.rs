@@ -48,6 +48,7 @@
 //! | 71 | no leader that a quorum follows; nothing was changed, or it is not known |
 //! | 72 | the token is expired, used, or not of this cluster |
 //! | 73 | the node holds no live lease, so the guest may not run on it |
+//! | 79 | the store of the control plane cannot be read or written |
 //!
 //! A number keeps its meaning for ever.
 
@@ -174,6 +175,8 @@ codes! {
     TokenInvalid = 72,
     /// The node holds no live lease, so the guest may not run on it.
     NoLease = 73,
+    /// The store of the control plane cannot be read or written.
+    Store = 79,
 }
 
 impl ErrorCode {

@@ -1,0 +1,5 @@
+//! Tests of replicas, several in one process.
+
+mod hub;
+mod lifecycle;
+mod suite;
