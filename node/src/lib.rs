@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`api`] | the HTTP API of a node, over a port that the daemon implements |
 //! | [`cli`] | the command line: one file per command, texts, exit codes |
 //! | [`guest_process`] | a guest and the socket through which it is steered; both ends of it |
 //! | [`migrate`] | moving a guest: the migration engine over the VMM |
@@ -11,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod cli;
 pub mod foreground;
 pub mod guest_process;

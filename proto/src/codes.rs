@@ -48,7 +48,9 @@
 //! | 71 | no leader that a quorum follows; nothing was changed, or it is not known |
 //! | 72 | the token is expired, used, or not of this cluster |
 //! | 73 | the node holds no live lease, so the guest may not run on it |
-//! | 79 | the store of the control plane cannot be read or written |
+//! | 74 | no daemon answers |
+//! | 75 | there is too much to do at once, or it takes too long |
+//! | 76 | the store of the control plane cannot be read or written |
 //!
 //! A number keeps its meaning for ever.
 
@@ -175,8 +177,12 @@ codes! {
     TokenInvalid = 72,
     /// The node holds no live lease, so the guest may not run on it.
     NoLease = 73,
+    /// No daemon answers.
+    NoDaemon = 74,
+    /// There is too much to do at once, or it takes too long.
+    Busy = 75,
     /// The store of the control plane cannot be read or written.
-    Store = 79,
+    Store = 76,
 }
 
 impl ErrorCode {
@@ -230,6 +236,12 @@ impl CodedError {
             fix: Some(fix.into()),
             ..self
         }
+    }
+
+    /// The same failure under the code of this number, which may be one of a newer build.
+    #[must_use]
+    pub fn with_number(self, number: u8) -> Self {
+        Self { number, ..self }
     }
 
     /// The code; [`ErrorCode::Other`] when it is one of a newer build.

@@ -95,6 +95,19 @@ macro_rules! uuid_id {
                 parse_uuid(text).map(Self)
             }
         }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
     };
 }
 
@@ -142,8 +155,9 @@ uuid_id! {
 macro_rules! growing_number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Archive, Serialize, Deserialize)]
+        #[derive(Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[serde(transparent)]
         pub struct $name(u64);
 
         impl $name {

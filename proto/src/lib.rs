@@ -15,11 +15,13 @@
 //! | [`migrate`] | the messages between the two ends of a migration |
 //! | [`cluster`] | what the control plane agrees on: objects, commands, log entries, snapshots |
 //! | [`raft`] | how it agrees: the log on disk, the messages between replicas |
+//! | [`api`] | what the HTTP API says and is told, as JSON |
 //! | [`codes`] | error codes, and the exit codes that users see |
 
 mod message;
 mod payload;
 
+pub mod api;
 pub mod cluster;
 pub mod codes;
 pub mod frame;

@@ -2,6 +2,7 @@
 //! that were done.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 
 use godwit_proto::cluster::{Applied, Change, DoneRequest, Event, ObjectRef, limits};
 use godwit_proto::id::{RequestId, Revision};
@@ -81,6 +82,13 @@ impl Journal {
             Some(done) if done.digest == digest => Ok(Some(done.applied)),
             Some(_) => Err(Refusal::KeyReused),
         }
+    }
+
+    pub(super) fn requests_done(
+        &self,
+        keys: RangeInclusive<RequestId>,
+    ) -> impl Iterator<Item = &DoneRequest> {
+        self.requests.range(keys).map(|(_, done)| done)
     }
 
     pub(super) fn done(&mut self, request: DoneRequest) {
@@ -221,6 +229,8 @@ mod tests {
         assert_eq!(journal.repeated(id(0), 7), Ok(None));
         assert!(journal.repeated(id(1), 7).unwrap().is_some());
         assert_eq!(journal.repeated(id(1), 8), Err(Refusal::KeyReused));
+        let found = journal.requests_done(id(1)..=id(1)).map(|done| done.id);
+        assert_eq!(found.collect::<Vec<_>>(), [id(1)]);
         assert_eq!(journal.requests().len(), limits::MAX_REQUESTS);
     }
 }

@@ -33,6 +33,7 @@ mod table;
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use godwit_proto::cluster::{
     Applied, Change, Command, CpuBaseline, DoneRequest, Entry, Event, EventKind, Guest, Lease,
@@ -40,8 +41,8 @@ use godwit_proto::cluster::{
     Pool, Reign, Response, Settings, Volume, limits,
 };
 use godwit_proto::id::{
-    BaselineId, GuestId, MigrationId, NetworkId, NodeId, OperationId, PoolId, Revision, RuleId,
-    Timestamp, VolumeId,
+    BaselineId, GuestId, MigrationId, NetworkId, NodeId, OperationId, PoolId, RequestId, Revision,
+    RuleId, Timestamp, VolumeId,
 };
 
 use crate::scheduler::Inventory;
@@ -276,6 +277,12 @@ impl State {
         self.pools.find(id)
     }
 
+    /// The pool of a name.
+    #[must_use]
+    pub fn pool_named(&self, name: &str) -> Option<&Pool> {
+        self.pools.by_name(name)
+    }
+
     /// The pools, by id.
     pub fn pools(&self) -> impl ExactSizeIterator<Item = &Pool> {
         self.pools.iter()
@@ -285,6 +292,12 @@ impl State {
     #[must_use]
     pub fn volume(&self, id: VolumeId) -> Option<&Volume> {
         self.volumes.find(id)
+    }
+
+    /// The volume of a name.
+    #[must_use]
+    pub fn volume_named(&self, name: &str) -> Option<&Volume> {
+        self.volumes.by_name(name)
     }
 
     /// The volumes, by id.
@@ -298,6 +311,12 @@ impl State {
         self.networks.find(id)
     }
 
+    /// The network of a name.
+    #[must_use]
+    pub fn network_named(&self, name: &str) -> Option<&Network> {
+        self.networks.by_name(name)
+    }
+
     /// The networks, by id.
     pub fn networks(&self) -> impl ExactSizeIterator<Item = &Network> {
         self.networks.iter()
@@ -307,6 +326,12 @@ impl State {
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<&PlacementRule> {
         self.rules.find(id)
+    }
+
+    /// The placement rule of a name.
+    #[must_use]
+    pub fn rule_named(&self, name: &str) -> Option<&PlacementRule> {
+        self.rules.by_name(name)
     }
 
     /// The placement rules, by id.
@@ -367,6 +392,15 @@ impl State {
     #[must_use]
     pub fn changes_since(&self, since: Revision, max: usize) -> Watch {
         self.journal.since(since, self.revision, max)
+    }
+
+    /// The requests that were done under keys from the first to the last of a range, by key; what is
+    /// long past is forgotten.
+    pub fn requests_done(
+        &self,
+        keys: RangeInclusive<RequestId>,
+    ) -> impl Iterator<Item = &DoneRequest> {
+        self.journal.requests_done(keys)
     }
 
     /// Changes and requests that are remembered, for who looks at memory.

@@ -1,0 +1,100 @@
+//! Members: show, cordon, uncordon, label.
+
+use axum::extract::State as Of;
+use axum::http::StatusCode;
+use axum::response::Response;
+use godwit_control_plane::state::State;
+use godwit_proto::api::{Cordon, ReplaceLabels, labels};
+use godwit_proto::cluster::{Command, NodeCommand, ObjectRef};
+use godwit_proto::codes::CodedError;
+use godwit_proto::id::Revision;
+
+use super::super::asker::{AskedFor, Asker};
+use super::super::error::ApiError;
+use super::super::extract::{Json, Name, NoBody, Query};
+use super::super::list::ListQuery;
+use super::super::service::{Api, Decision, ReadQuery};
+use super::super::{find, view};
+
+pub(in super::super) async fn list(
+    Of(api): Of<Api>,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, ApiError> {
+    query.without_node()?;
+    api.list(&query, |state, part| {
+        Ok(part.take(state.nodes(), |node| view::node(state, node)))
+    })
+    .await
+}
+
+pub(in super::super) async fn show(
+    Of(api): Of<Api>,
+    Query(query): Query<ReadQuery>,
+    Name(name): Name,
+) -> Result<Response, ApiError> {
+    api.show(query, |state| {
+        find::node(state, &name).map(|node| view::node(state, node))
+    })
+    .await
+}
+
+pub(in super::super) async fn cordon(
+    Of(api): Of<Api>,
+    Name(name): Name,
+    asker: Asker,
+    Json(request): Json<Cordon>,
+) -> Result<Response, ApiError> {
+    change(&api, &asker.request(&request), |state| {
+        let cordon = NodeCommand::Cordon {
+            node: find::node(state, &name)?.id,
+            reason: request.reason.clone(),
+        };
+        Ok(Decision::again(Command::Node(cordon)))
+    })
+    .await
+}
+
+pub(in super::super) async fn uncordon(
+    Of(api): Of<Api>,
+    Name(name): Name,
+    asker: Asker,
+    _: NoBody,
+) -> Result<Response, ApiError> {
+    change(&api, &asker.request(&()), |state| {
+        let uncordon = NodeCommand::Uncordon {
+            node: find::node(state, &name)?.id,
+        };
+        Ok(Decision::again(Command::Node(uncordon)))
+    })
+    .await
+}
+
+pub(in super::super) async fn replace_labels(
+    Of(api): Of<Api>,
+    Name(name): Name,
+    asker: Asker,
+    Json(request): Json<ReplaceLabels>,
+) -> Result<Response, ApiError> {
+    change(&api, &asker.request(&request), |state| {
+        let command = NodeCommand::SetLabels {
+            node: find::node(state, &name)?.id,
+            labels: labels(&request.labels),
+            expected: request.revision.map(Revision::new),
+        };
+        Ok(Decision::once(Command::Node(command)))
+    })
+    .await
+}
+
+async fn change(
+    api: &Api,
+    asked: &AskedFor,
+    decide: impl Fn(&State) -> Result<Decision, CodedError>,
+) -> Result<Response, ApiError> {
+    let applied = api.commit(asked, 0, decide).await?;
+    let view = |state: &State| match applied.object {
+        ObjectRef::Node(id) => state.node(id).map(|node| view::node(state, node)),
+        _ => None,
+    };
+    Ok(api.written(StatusCode::OK, applied, view).await)
+}
