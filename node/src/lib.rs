@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`api`] | the HTTP API of a node, over a port that the daemon implements |
 //! | [`cli`] | the command line: one file per command, texts, exit codes |
+//! | [`daemon`] | a node of a cluster: agent, replica, API |
 //! | [`guest_process`] | a guest and the socket through which it is steered; both ends of it |
 //! | [`migrate`] | moving a guest: the migration engine over the VMM |
 //! | [`identity`] | who a node is: certificates, the authority, join tokens |
@@ -14,6 +15,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod daemon;
 pub mod foreground;
 pub mod guest_process;
 pub mod identity;

@@ -56,7 +56,9 @@ fn subject(command: &Command) -> Subject {
             MigrationCommand::OpenWindow { migration } => Subject::OpenWindow(*migration),
             MigrationCommand::Complete { migration, .. } => Subject::Complete(*migration),
             MigrationCommand::Abort { migration, .. } => Subject::Abort(*migration),
-            MigrationCommand::Prepare { .. } => Subject::Other,
+            MigrationCommand::Prepare { .. } | MigrationCommand::NoteReceipt { .. } => {
+                Subject::Other
+            }
         },
         _ => Subject::Other,
     }

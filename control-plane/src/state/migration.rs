@@ -30,6 +30,9 @@ impl State {
                 self.target_ready(context, *migration, token)
             }
             MigrationCommand::OpenWindow { migration } => self.open_window(context, *migration),
+            MigrationCommand::NoteReceipt { migration, receipt } => {
+                self.note_receipt(context, *migration, receipt)
+            }
             MigrationCommand::Complete {
                 migration,
                 epoch,
@@ -277,6 +280,27 @@ impl State {
         self.put_migration(context, migration);
         let object = ObjectRef::Migration(id);
         self.happened(context, object, EventKind::MigrationCompleted, message);
+        Ok(object)
+    }
+
+    /// The source knows more of a migration than who had it committed: the first word counts.
+    fn note_receipt(
+        &mut self,
+        context: &Context<'_>,
+        id: MigrationId,
+        receipt: &str,
+    ) -> Result<ObjectRef, Refusal> {
+        check::longest("receipt", receipt, limits::MAX_RECEIPT_BYTES)?;
+        let object = ObjectRef::Migration(id);
+        let found = self.migrations.get(&id);
+        let mut migration = found.ok_or(Refusal::NotFound { object })?.clone();
+        if !migration.phase.is_finished() || migration.receipt.is_some() {
+            return Err(Refusal::MigrationPhase {
+                phase: migration.phase,
+            });
+        }
+        migration.receipt = Some(receipt.to_owned());
+        self.put_migration(context, migration);
         Ok(object)
     }
 

@@ -2,6 +2,8 @@
 //! and fix.
 
 mod chaos;
+mod cluster;
+mod daemon;
 mod guest_args;
 mod inspect;
 mod keep_memory;
@@ -69,6 +71,9 @@ enum Command {
     Restore(restore::Restore),
     Migrate(migrate::Migrate),
     Receive(receive::Receive),
+    Node(daemon::Daemon),
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     #[command(subcommand)]
     Snapshot(Snapshot),
     #[command(hide = true)]
@@ -93,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Restore(command) => command.execute(),
         Command::Migrate(command) => command.execute(),
         Command::Receive(command) => command.execute(),
+        Command::Node(command) => command.execute(),
+        Command::Cluster(command) => command.execute(),
         Command::Snapshot(Snapshot::Inspect(command)) => command.execute(),
         Command::KeepMemory(command) => command.execute(),
         Command::Vmm(command) => command.execute(),

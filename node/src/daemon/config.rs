@@ -12,7 +12,8 @@ const CONFIG: &str = "config.json";
 /// The longest path of a Unix socket, `sun_path` of unix(7), with its zero.
 const MAX_SOCKET_PATH: usize = 108;
 /// What follows the directory of guests in the path of a guest's socket: an id, an epoch, a name.
-const SOCKET_TAIL: usize = "/00000000000000000000000000000000.18446744073709551615/guest.sock".len();
+const SOCKET_TAIL: usize =
+    "/00000000000000000000000000000000.18446744073709551615/guest.sock".len();
 
 /// The settings of a node. They are read at each start and can be edited between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,8 @@ use std::thread;
 use godwit_proto::cluster::{Capacity, NodeCpu};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_vmm::cpu::node_cpu;
-use godwit_vmm::kvm::Hypervisor;
+use godwit_vmm::guest::GuestError;
+use godwit_vmm::kvm::{Hypervisor, KvmError};
 
 /// What guests cannot have, at least: the host's own programs live on it.
 const LEAST_RESERVED: u64 = 512 << 20;
@@ -21,7 +22,10 @@ pub(super) fn capacity() -> Result<Capacity, CodedError> {
     let text = fs::read_to_string("/proc/meminfo")
         .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
     let memory_bytes = total_memory(&text).ok_or_else(|| {
-        CodedError::new(ErrorCode::Other, "/proc/meminfo does not tell how much memory there is")
+        CodedError::new(
+            ErrorCode::Other,
+            "/proc/meminfo does not tell how much memory there is",
+        )
     })?;
     let cpus = thread::available_parallelism()
         .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
@@ -44,8 +48,9 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 /// # Errors
 /// There is no usable KVM, or the vendor is unknown.
 pub(super) fn cpu() -> Result<NodeCpu, CodedError> {
-    let hypervisor = Hypervisor::open().map_err(|error| error.coded())?;
-    let host = hypervisor.host_cpu().map_err(|error| error.coded())?;
+    let unusable = |error: KvmError| GuestError::from(error).coded();
+    let hypervisor = Hypervisor::open().map_err(unusable)?;
+    let host = hypervisor.host_cpu().map_err(unusable)?;
     node_cpu(&host).map_err(|error| {
         CodedError::from_error(ErrorCode::CpuIncompatible, &error)
             .with_fix("nodes need processors of Intel, AMD or Hygon")

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use godwit_proto::codes::ErrorCode;
-use godwit_proto::id::{MigrationId, NodeId};
+use godwit_proto::id::NodeId;
 use godwit_proto::peer::{JoinRequest, Joined, Peer, PeerRequest, PeerResponse};
 use godwit_proto::process::ConsoleKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,7 +52,7 @@ impl Handler for Echo {
                     })
                     .into()
                 }
-                PeerRequest::ReadIndex => std::future::pending().await,
+                PeerRequest::ReadRevision => std::future::pending().await,
                 _ => PeerResponse::Done.into(),
             }
         })
@@ -161,7 +161,7 @@ async fn a_peer_that_does_not_answer_or_is_gone_is_given_up_in_time() {
     let authority = Authority::generate().unwrap();
     let (one, two) = (node(1, same(&authority)), node(2, authority));
     let soon = Duration::from_millis(100);
-    let silent = one.peers.call(&two.here, &PeerRequest::ReadIndex, soon);
+    let silent = one.peers.call(&two.here, &PeerRequest::ReadRevision, soon);
     assert!(!silent.await.unwrap_err().unsent);
     let here = two.here.clone();
     drop(two);
@@ -188,9 +188,4 @@ async fn a_stream_carries_raw_bytes_after_the_answer() {
     let mut bytes = [0; 5];
     stream.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"hello");
-    let invite = PeerRequest::Invite {
-        migration: MigrationId::from_bytes([1; 16]),
-    };
-    let done = one.peers.call(&two.here, &invite, LONG).await.unwrap();
-    assert_eq!(done, PeerResponse::Done);
 }

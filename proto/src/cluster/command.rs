@@ -276,6 +276,13 @@ pub enum MigrationCommand {
         /// [`Migration::token`](super::Migration::token).
         token: String,
     },
+    /// Keep the source's receipt of a migration that has ended and has none yet.
+    NoteReceipt {
+        /// The migration.
+        migration: MigrationId,
+        /// The receipt as JSON.
+        receipt: String,
+    },
 }
 record!(MigrationCommand, Kind::MigrationCommand, version = 1);
 

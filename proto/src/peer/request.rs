@@ -16,17 +16,12 @@ pub enum PeerRequest {
     Raft(Vec<u8>),
     /// Commit this log entry, if you lead: [`PeerResponse::Proposed`].
     Propose(Vec<u8>),
-    /// How far must a replica be to have all that was committed until now? If you lead:
-    /// [`PeerResponse::ReadIndex`].
-    ReadIndex,
+    /// Which revision has all that was committed until now? If you lead: [`PeerResponse::Revision`].
+    ReadRevision,
     /// I live, and this is what my guests do; renew my lease, if you lead: [`PeerResponse::Heartbeat`].
     Heartbeat(Vec<u8>),
-    /// I am the source of this migration, and you are its target: where does the guest go?
-    /// [`PeerResponse::Invited`].
-    Invite {
-        /// The migration.
-        migration: MigrationId,
-    },
+    /// I lead, and something has changed for you: send a heartbeat now. [`PeerResponse::Done`].
+    Wake,
     /// How far is this migration, of which you are the source? [`PeerResponse::Text`].
     Progress {
         /// The migration.

@@ -3,7 +3,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::codes::CodedError;
-use crate::id::NodeId;
+use crate::id::{NodeId, Revision};
 
 /// What a node answers.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -16,17 +16,10 @@ pub enum PeerResponse {
     Raft(Vec<u8>),
     /// What became of the entry: a [`crate::cluster::Response`] record.
     Proposed(Vec<u8>),
-    /// The index of the log that a replica must have applied.
-    ReadIndex(u64),
+    /// The revision that has it.
+    Revision(Revision),
     /// The answer to a heartbeat.
     Heartbeat(Vec<u8>),
-    /// Where the guest goes.
-    Invited {
-        /// The address and port.
-        address: String,
-        /// The permission to send it there.
-        token: String,
-    },
     /// JSON, when there is something to tell.
     Text(Option<String>),
     /// I do not lead; perhaps this one does.

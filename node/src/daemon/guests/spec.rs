@@ -26,8 +26,9 @@ pub(super) fn spec(
             "network card {:?} cannot be attached to bridge {:?}: this build makes no taps",
             net.id, net.bridge
         );
-        return Err(CodedError::new(ErrorCode::Tap, text)
-            .with_fix("use a guest without network cards"));
+        return Err(
+            CodedError::new(ErrorCode::Tap, text).with_fix("use a guest without network cards")
+        );
     }
     let disks = machine.disks.iter().map(|disk| {
         let path = volume(disk)?;

@@ -74,6 +74,10 @@ pub(super) struct Known {
     pub(super) progress: Option<String>,
     /// The receipt of a migration away, JSON.
     pub(super) receipt: Option<(MigrationId, String)>,
+    /// Of which migration the receipt was noted already.
+    receipted: Option<MigrationId>,
+    /// Nothing is left of it.
+    gone: bool,
 }
 
 /// Shared between a warden and who looks at it.
@@ -90,6 +94,8 @@ impl Shared {
                 process: None,
                 progress: None,
                 receipt: None,
+                receipted: None,
+                gone: false,
             }),
             changed,
         })
@@ -97,6 +103,11 @@ impl Shared {
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the process was destroyed, and its directory removed.
+    pub(super) fn is_gone(&self) -> bool {
+        self.known().gone
     }
 
     fn update(&self, change: impl FnOnce(&mut Known)) {
@@ -144,6 +155,8 @@ impl Warden {
         if let Err(error) = fs::remove_dir_all(&self.dir) {
             tracing::warn!(%error, dir = %self.dir.display(), "cannot clean up after a guest");
         }
+        self.shared.known().gone = true;
+        self.shared.changed.notify_one();
     }
 
     fn begin(
@@ -353,6 +366,7 @@ impl Warden {
                 (_, Some(mandate)) => matches!(mandate.origin, process::Origin::Moved(_)),
                 _ => false,
             };
+            let over = standing.state == MandateState::Over;
             found.doing = match (standing.state, runs) {
                 (MandateState::Waiting, _) if receiving => match &found.doing {
                     Doing::Receiving { .. } => found.doing.clone(),
@@ -380,12 +394,16 @@ impl Warden {
                 migration,
                 stage: leaving,
             }) = standing.departure
-                && found.sending.as_ref().is_none_or(|sending| sending.migration == migration)
+                && found
+                    .sending
+                    .as_ref()
+                    .is_none_or(|sending| sending.migration == migration)
             {
-                let over = standing.state == MandateState::Over;
                 let stage = stage(&leaving, over);
                 found.sending = Some(Sending { migration, stage });
-                if let Leaving::Ended { receipt, .. } = leaving {
+                if let Leaving::Ended { receipt, .. } = leaving
+                    && known.receipted.replace(migration) != Some(migration)
+                {
                     known.receipt = Some((migration, receipt));
                 }
             }
@@ -420,7 +438,9 @@ impl Warden {
     fn end(&self, reason: &ExitReason) -> End {
         let receiving = matches!(self.shared.known().found.doing, Doing::Receiving { .. });
         let error = match reason {
-            ExitReason::PowerOff | ExitReason::Reset | ExitReason::Stopped
+            ExitReason::PowerOff
+            | ExitReason::Reset
+            | ExitReason::Stopped
             | ExitReason::Migrated
                 if !receiving =>
             {
@@ -435,7 +455,10 @@ impl Warden {
                 let text = format!("KVM gave up on vCPU {vcpu}: {message}");
                 CodedError::new(ErrorCode::KvmInternal, text)
             }
-            _ => CodedError::new(ErrorCode::Cancelled, "the process ended before a guest came"),
+            _ => CodedError::new(
+                ErrorCode::Cancelled,
+                "the process ended before a guest came",
+            ),
         };
         match receiving {
             true => End::NeverRan(error),

@@ -588,6 +588,10 @@ fn migration_commands() -> impl Iterator<Item = (&'static str, MigrationCommand)
             cause: AbortCause::TargetNeverRan,
             error: coded_error(),
         },
+        MigrationCommand::NoteReceipt {
+            migration,
+            receipt: "{}".into(),
+        },
     ];
     let name = |command: &MigrationCommand| match command {
         MigrationCommand::Prepare { .. } => "migration-command-prepare",
@@ -595,6 +599,7 @@ fn migration_commands() -> impl Iterator<Item = (&'static str, MigrationCommand)
         MigrationCommand::OpenWindow { .. } => "migration-command-open-window",
         MigrationCommand::Complete { .. } => "migration-command-complete",
         MigrationCommand::Abort { .. } => "migration-command-abort",
+        MigrationCommand::NoteReceipt { .. } => "migration-command-note-receipt",
     };
     commands.into_iter().map(move |c| (name(&c), c))
 }
