@@ -9,6 +9,7 @@ use godwit_proto::codes::CodedError;
 use godwit_proto::process::{ExitReason, SnapshotReport};
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 use crate::guest_process::exit;
 
@@ -120,7 +121,7 @@ fn write_line(line: &str) {
 /// Starts logging: to `file`, or to stderr, in colour when that is a terminal that wants it.
 pub fn log_to(level: LevelFilter, file: Option<File>) {
     let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(filter(level))
         .with_target(false);
     // It fails only when logging was started before, which then goes on.
     let _ = match file {
@@ -134,4 +135,15 @@ pub fn log_to(level: LevelFilter, file: Option<File>) {
                 .try_init()
         }
     };
+}
+
+/// Ours at `level`; the libraries' only when something is wrong there, unless all is asked for.
+fn filter(level: LevelFilter) -> EnvFilter {
+    let libraries = match level {
+        LevelFilter::TRACE => LevelFilter::TRACE,
+        level => level.min(LevelFilter::WARN),
+    };
+    EnvFilter::new(format!(
+        "{level},openraft={libraries},quinn={libraries},rustls={libraries},hyper={libraries}"
+    ))
 }

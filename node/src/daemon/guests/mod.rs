@@ -182,12 +182,20 @@ impl Guests {
         request: MigrateRequest,
     ) {
         let request = Box::new(request);
-        let order = Order::Send {
+        let mut order = Some(Order::Send {
             migration,
             token,
             request,
-        };
-        self.order(guest, epoch, order);
+        });
+        self.each(guest, |found, process| {
+            // It may be asked for again before the process has said that it does it.
+            if found == epoch
+                && process.shared.begin_sending(migration)
+                && let Some(order) = order.take()
+            {
+                let _ = process.orders.send(order);
+            }
+        });
     }
 
     pub(super) fn allow_switch(&self, guest: GuestId, migration: MigrationId) {

@@ -110,6 +110,20 @@ impl Shared {
         self.known().gone
     }
 
+    /// Notes that the guest is to be given away by `migration`. Whether that is news.
+    pub(super) fn begin_sending(&self, migration: MigrationId) -> bool {
+        let found = &mut self.known().found;
+        let is_news = found
+            .sending
+            .as_ref()
+            .is_none_or(|sending| sending.migration != migration);
+        if is_news {
+            let stage = Stage::Copying;
+            found.sending = Some(Sending { migration, stage });
+        }
+        is_news
+    }
+
     fn update(&self, change: impl FnOnce(&mut Known)) {
         let mut known = self.known();
         let before = known.found.clone();
@@ -313,7 +327,6 @@ impl Warden {
                 token,
                 mut request,
             } => {
-                let sending = |stage| Some(Sending { migration, stage });
                 let address = token.parse::<Token>().ok();
                 let address = address.and_then(|token| token.addresses().first().copied());
                 if let Some(address) = address {
@@ -321,12 +334,11 @@ impl Warden {
                 }
                 request.token = token;
                 let begun = client.leave(migration, *request);
-                let stage = match &begun {
-                    Ok(()) => Stage::Copying,
-                    Err(error) => Stage::Kept(error.coded()),
-                };
-                self.shared
-                    .update(|known| known.found.sending = sending(stage));
+                if let Err(error) = &begun {
+                    let stage = Stage::Kept(error.coded());
+                    let sending = Some(Sending { migration, stage });
+                    self.shared.update(|known| known.found.sending = sending);
+                }
                 begun
             }
             Order::AllowSwitch => client.open_window(),
