@@ -141,7 +141,7 @@ pub fn log_to(level: LevelFilter, file: Option<File>) {
 fn filter(level: LevelFilter) -> EnvFilter {
     let libraries = match level {
         LevelFilter::TRACE => LevelFilter::TRACE,
-        level => level.min(LevelFilter::WARN),
+        level => level.min(LevelFilter::ERROR),
     };
     EnvFilter::new(format!(
         "{level},openraft={libraries},quinn={libraries},rustls={libraries},hyper={libraries}"
