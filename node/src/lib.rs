@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | the HTTP API of a node, over a port that the daemon implements |
+//! | [`bench`] | moves test guests to another host, and says what came of it |
 //! | [`cli`] | the command line: one file per command, texts, exit codes |
 //! | [`daemon`] | a node of a cluster: agent, replica, API |
 //! | [`guest_process`] | a guest and the socket through which it is steered; both ends of it |
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod bench;
 pub mod cli;
 pub mod daemon;
 pub mod foreground;

@@ -149,12 +149,21 @@ impl Answer {
     }
 }
 
-/// What became of the token. Only the source that used it may come again, to add connections or to
-/// take up the migration after the link broke.
+/// What became of the token. Only the source that used it may come again: to add connections, to take
+/// up the migration after the link broke, or to begin once more after a forecast.
 #[derive(Debug)]
 pub(super) struct Admission {
     expires: Option<Instant>,
     holder: Option<Fingerprint>,
+    /// What the holder began was only a forecast, and it may begin again; nobody else may.
+    forecast: Option<Begun>,
+}
+
+/// Whether the holder of a token that was used for a forecast has begun again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    NotYet,
+    Again,
 }
 
 impl Admission {
@@ -162,6 +171,7 @@ impl Admission {
         Self {
             expires,
             holder: None,
+            forecast: None,
         }
     }
 
@@ -178,13 +188,14 @@ impl Admission {
         let begins = ask.purpose == Purpose::Open && ask.index == 0;
         match self.holder {
             Some(holder) if holder == source && !begins => Ok(()),
-            Some(_) => Err(CloseCode::TokenUsed),
-            None if !begins => Err(CloseCode::Protocol),
-            None if self.expires.is_some_and(|expires| now >= expires) => {
-                Err(CloseCode::TokenExpired)
+            Some(holder) if holder != source || self.forecast != Some(Begun::NotYet) => {
+                Err(CloseCode::TokenUsed)
             }
-            None => {
+            None if !begins => Err(CloseCode::Protocol),
+            _ if self.expires.is_some_and(|expires| now >= expires) => Err(CloseCode::TokenExpired),
+            _ => {
                 self.holder = Some(source);
+                self.forecast = self.forecast.and(Some(Begun::Again));
                 Ok(())
             }
         }
@@ -192,9 +203,24 @@ impl Admission {
 
     /// Makes the token good again: its link broke before it was complete, so nothing was sent.
     pub(super) fn release(&mut self, source: Fingerprint) {
-        if self.holder == Some(source) {
-            self.holder = None;
+        if self.holder != Some(source) {
+            return;
         }
+        match &mut self.forecast {
+            Some(begun) => *begun = Begun::NotYet,
+            None => self.holder = None,
+        }
+    }
+
+    /// What the holder began is over: the token is as good as new.
+    pub(super) fn renew(&mut self) {
+        self.holder = None;
+        self.forecast = None;
+    }
+
+    /// What the holder began was a forecast and is over: it alone may begin again.
+    pub(super) fn reopen(&mut self) {
+        self.forecast = self.holder.map(|_| Begun::NotYet);
     }
 }
 
@@ -284,6 +310,35 @@ mod tests {
         assert_eq!(admission.decide(now, OPEN, B), Err(CloseCode::TokenUsed));
         admission.release(A);
         assert_eq!(admission.decide(now, OPEN, B), Ok(()));
+    }
+
+    #[test]
+    fn after_a_forecast_its_source_alone_may_begin_again_and_once() {
+        let now = Instant::now();
+        let mut admission = Admission::new(None);
+        admission.reopen();
+        assert_eq!(admission.decide(now, OPEN, A), Ok(()));
+        for _ in 0..2 {
+            admission.reopen();
+            for ask in [OPEN, JOIN, RESUME] {
+                assert_eq!(admission.decide(now, ask, B), Err(CloseCode::TokenUsed));
+            }
+            assert_eq!(admission.decide(now, OPEN, A), Ok(()));
+            assert_eq!(admission.decide(now, OPEN, A), Err(CloseCode::TokenUsed));
+        }
+        // A link that was not completed does not let others in either.
+        admission.release(A);
+        assert_eq!(admission.decide(now, OPEN, B), Err(CloseCode::TokenUsed));
+        assert_eq!(admission.decide(now, OPEN, A), Ok(()));
+        assert_eq!(admission.decide(now, JOIN, A), Ok(()));
+        admission.renew();
+        assert_eq!(admission.decide(now, RESUME, A), Err(CloseCode::Protocol));
+        assert_eq!(admission.decide(now, OPEN, B), Ok(()));
+        let mut expired = Admission::new(Some(now + Duration::from_secs(60)));
+        assert_eq!(expired.decide(now, OPEN, A), Ok(()));
+        expired.reopen();
+        let late = now + Duration::from_secs(60);
+        assert_eq!(expired.decide(late, OPEN, A), Err(CloseCode::TokenExpired));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::verify::PinnedTarget;
 #[derive(Debug)]
 pub struct Dialer {
     token: Token,
-    identity: Identity,
+    identity: Arc<Identity>,
     tuning: Tuning,
     versions: VersionRange,
 }
@@ -50,10 +50,25 @@ impl Dialer {
         tuning: Tuning,
         versions: VersionRange,
     ) -> Result<Self, TransportError> {
+        let identity = Arc::new(Identity::generate()?);
+        Self::known_as(identity, token, tuning, versions)
+    }
+
+    /// As [`Dialer::new`], with a certificate by which the target knows it already: after a forecast
+    /// the token is good for its holder only.
+    ///
+    /// # Errors
+    /// [`TransportError::Tuning`].
+    pub fn known_as(
+        identity: Arc<Identity>,
+        token: Token,
+        tuning: Tuning,
+        versions: VersionRange,
+    ) -> Result<Self, TransportError> {
         tuning.check()?;
         Ok(Self {
             token,
-            identity: Identity::generate()?,
+            identity,
             tuning,
             versions,
         })

@@ -154,6 +154,17 @@ impl Receiver {
         self.accept_for(Purpose::Resume, wait).await
     }
 
+    /// The source that was accepted made only a forecast, and its link is of no use any more: the same
+    /// source, and nobody else, may begin again with the token.
+    pub fn reopen(&self) {
+        self.door.admission().reopen();
+    }
+
+    /// The migration is over, and the token good for another one, of whoever has it.
+    pub fn renew(&self) {
+        self.door.admission().renew();
+    }
+
     async fn accept_for(
         &mut self,
         purpose: Purpose,

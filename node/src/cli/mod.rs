@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, everything else to stderr; an error is one line with cause
 //! and fix.
 
+mod bench;
 mod chaos;
 mod cluster;
 mod daemon;
@@ -12,6 +13,7 @@ pub mod output;
 mod receive;
 mod restore;
 mod run;
+mod terms;
 mod vmm;
 mod vmm_ctl;
 
@@ -54,7 +56,8 @@ Exit codes:
   48  the target may run the guest, but cannot be asked
   49  the target took the guest over and never ran it
   50  the source was lost with pages that the running guest still needs
-  51  the guest at the source is paused and cannot be resumed";
+  51  the guest at the source is paused and cannot be resumed
+  52  it was a forecast; the guest was not to move";
 
 /// Runs virtual machines on KVM.
 #[derive(Debug, Parser)]
@@ -76,6 +79,8 @@ enum Command {
     Cluster(cluster::Cluster),
     #[command(subcommand)]
     Snapshot(Snapshot),
+    #[command(subcommand)]
+    Bench(bench::Bench),
     #[command(hide = true)]
     KeepMemory(keep_memory::KeepMemory),
     #[command(hide = true)]
@@ -101,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Node(command) => command.execute(),
         Command::Cluster(command) => command.execute(),
         Command::Snapshot(Snapshot::Inspect(command)) => command.execute(),
+        Command::Bench(command) => command.execute(),
         Command::KeepMemory(command) => command.execute(),
         Command::Vmm(command) => command.execute(),
         Command::VmmCtl(command) => command.execute(),

@@ -3,16 +3,19 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod bad_input;
+mod bench;
 mod foreground;
 mod hostile_sources;
 mod hostile_targets;
 mod migrate;
 mod migrate_busy;
 mod migrate_faults;
+mod migrate_forecast;
 mod migrate_limits;
 mod migrate_local;
 mod migrate_modes;
 mod migrate_return;
+mod migrate_throttle;
 mod moving;
 mod owned;
 mod peer;
