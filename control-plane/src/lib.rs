@@ -10,6 +10,7 @@
 //! | [`ownership`] | the rule by which a guest process knows whether it may run |
 //! | [`controller`] | what the leader does about all this, and what it tells each node |
 //! | [`agent`] | what a node does to make that so, and what it pledges |
+//! | [`voters`] | who should vote, one change at a time |
 //! | [`invariants`] | what holds of every state, one by one |
 //! | [`workload`] | made-up clusters for tests and benchmarks |
 //! | [`raft`] | replicas of the state: a log that a majority agrees on |
@@ -33,4 +34,5 @@ pub mod raft;
 pub mod scheduler;
 pub mod state;
 pub mod store;
+pub mod voters;
 pub mod workload;

@@ -18,7 +18,7 @@
 //! - A peer speaks only for itself, and only in bounded, checksummed records.
 //! - A store that fails stops the replica: nothing more is acknowledged.
 //!
-//! It does not decide who should vote, nor what an entry means. Not pure: it has tasks and clocks. The way to other replicas is the caller's
+//! It decides neither who should vote ([`voters`](crate::voters)) nor what an entry means. Not pure: it has tasks and clocks. The way to other replicas is the caller's
 //! ([`PeerLink`]).
 
 mod config;

@@ -336,13 +336,17 @@ impl Replica {
         if to == self.inner.node {
             return Ok(());
         }
-        let begun = self.inner.raft.trigger().transfer_leader(Peer(to)).await;
-        begun.map_err(Stopped::from)?;
-        let other_leads = self.wait_for_other_leader();
-        match timeout(self.inner.timing.deadline, other_leads).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(ChangeError::Undecided),
+        let deadline = Instant::now() + self.inner.timing.deadline;
+        // A message may be lost, and the other's disk may be a little behind: asked again, then.
+        while Instant::now() < deadline {
+            let begun = self.inner.raft.trigger().transfer_leader(Peer(to)).await;
+            begun.map_err(Stopped::from)?;
+            let other_leads = self.wait_for_other_leader();
+            if let Ok(outcome) = timeout(self.inner.timing.election_max * 2, other_leads).await {
+                return Ok(outcome?);
+            }
         }
+        Err(ChangeError::Undecided)
     }
 
     async fn wait_for_other_leader(&self) -> Result<(), Stopped> {

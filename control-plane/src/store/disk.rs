@@ -288,6 +288,12 @@ impl Disk {
         outcome.map_err(|error| error.into_store_error(&self.path))
     }
 
+    #[cfg(test)]
+    pub(super) fn count_chunks(&self) -> u64 {
+        let read = self.database.begin_read().unwrap();
+        read.open_table(CHUNKS).unwrap().len().unwrap()
+    }
+
     fn claim(self, identity: &StoreIdentity) -> Result<Self, StoreError> {
         self.commit(|changes| {
             changes.put_meta(IDENTITY, identity)?;
@@ -468,7 +474,7 @@ pub(super) enum Opening {
 }
 
 impl Opening {
-    fn into_store_error(self, path: &Path) -> StoreError {
+    pub(super) fn into_store_error(self, path: &Path) -> StoreError {
         match self {
             Self::Store(error) => error,
             Self::Mended => StoreError::Damaged {

@@ -23,6 +23,8 @@
 mod disk;
 mod entry;
 mod error;
+#[cfg(test)]
+mod tests;
 mod window;
 mod writer;
 

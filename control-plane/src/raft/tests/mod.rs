@@ -2,4 +2,7 @@
 
 mod hub;
 mod lifecycle;
+mod members;
+mod messages;
+mod partitions;
 mod suite;
