@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_control_plane::raft::{ChangeError, Member, Role};
-use godwit_control_plane::state::State;
+use godwit_control_plane::voters::{self, MAX_VOTERS, Situation, Step};
 use godwit_proto::id::NodeId;
 
 use super::node::Node;
 
 /// How often is looked whether members are right.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// A node that lacks more entries than this does not have the log.
+const MAX_LAG: u64 = 100;
 
 /// Keeps the members of the log those of the cluster, while this node leads.
 pub(super) async fn keep(node: Arc<Node>) {
@@ -28,56 +31,75 @@ pub(super) async fn keep(node: Arc<Node>) {
 
 async fn look(node: &Node) -> Result<(), ChangeError> {
     let role = node.replica.role().borrow().clone();
-    let nodes: Vec<Member> = node.replica.with_state(|state| {
-        let nodes = state.nodes().map(|node| Member {
-            id: node.id,
-            address: node.address.clone(),
+    let admitted = node.replica.with_state(|state| {
+        let admitted = state.nodes().map(|found| Admitted {
+            member: Member {
+                id: found.id,
+                address: found.address.clone(),
+            },
+            failure_domain: found.failure_domain.clone(),
+            is_alive: state.holds_lease(found.id),
         });
-        nodes.collect()
+        admitted.collect::<Vec<_>>()
     });
-    for member in &nodes {
-        if !role.members.contains(member) {
-            node.replica.add_learner(member.clone()).await?;
-        }
-    }
-    let known: BTreeSet<NodeId> = nodes.iter().map(|member| member.id).collect();
+    let known: BTreeSet<NodeId> = admitted.iter().map(|found| found.member.id).collect();
     // A cluster whose first node is not admitted yet has a member without a node.
-    if known.contains(&node.id) {
-        for member in &role.members {
-            if !known.contains(&member.id) {
-                node.replica.remove(member.id).await?;
-            }
+    if !known.contains(&node.id) {
+        return Ok(());
+    }
+    for found in &admitted {
+        // One that is reached elsewhere now.
+        let old = role.members.iter().find(|old| old.id == found.member.id);
+        if old.is_some_and(|old| old.address != found.member.address) {
+            node.replica.add_learner(found.member.clone()).await?;
         }
     }
-    if let Some(voters) = node.replica.with_state(|state| next_voters(state, &role)) {
-        node.replica.set_voters(voters).await?;
+    for member in &role.members {
+        if !known.contains(&member.id) && !role.voters.contains(&member.id) {
+            node.replica.remove(member.id).await?;
+        }
     }
-    Ok(())
+    match next(node.id, &admitted, &role) {
+        None => Ok(()),
+        Some(Step::AddLearner(id)) => {
+            let newcomer = admitted.iter().find(|found| found.member.id == id);
+            let newcomer = newcomer.ok_or(ChangeError::NotMember(id))?;
+            node.replica.add_learner(newcomer.member.clone()).await
+        }
+        Some(Step::SetVoters(voters)) => node.replica.set_voters(voters).await,
+        Some(Step::TransferLeader(to)) => node.replica.transfer_leader(to).await,
+    }
 }
 
-/// The voters that there should be, if they differ from those that there are.
-fn next_voters(state: &State, role: &Role) -> Option<BTreeSet<NodeId>> {
-    if role.is_changing {
-        return None;
-    }
-    let lives = |node: &NodeId| state.holds_lease(*node);
-    let members: BTreeSet<NodeId> = role.members.iter().map(|member| member.id).collect();
-    let alive: BTreeSet<NodeId> = members.iter().copied().filter(lives).collect();
-    let most = match alive.len() {
-        0 => return None,
-        count => (count - (count + 1) % 2).min(5),
+/// A node of the cluster.
+struct Admitted {
+    member: Member,
+    failure_domain: String,
+    is_alive: bool,
+}
+
+fn next(leader: NodeId, admitted: &[Admitted], role: &Role) -> Option<Step> {
+    let last = role.last_log.unwrap_or(0);
+    let has_log = |id: &NodeId| {
+        let matched = role.progress.get(id).copied().flatten();
+        *id == leader || matched.is_some_and(|matched| last.saturating_sub(matched) <= MAX_LAG)
     };
-    let kept = role
-        .voters
+    let nodes: Vec<voters::Node> = admitted
         .iter()
-        .copied()
-        .filter(|node| alive.contains(node));
-    let mut voters: BTreeSet<NodeId> = kept.take(most).collect();
-    for node in &alive {
-        if voters.len() >= most {
-            break;
-        }
-        voters.insert(*node);
-    }
-    (voters != role.voters).then_some(voters)
+        .map(|found| voters::Node {
+            id: found.member.id,
+            failure_domain: found.failure_domain.clone(),
+            is_alive: found.is_alive,
+            is_leaving: false,
+            has_log: has_log(&found.member.id),
+        })
+        .collect();
+    voters::next_step(&Situation {
+        nodes: &nodes,
+        members: &role.members.iter().map(|member| member.id).collect(),
+        voters: &role.voters,
+        leader,
+        is_changing: role.is_changing,
+        most: MAX_VOTERS,
+    })
 }
