@@ -82,7 +82,8 @@ const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::CpuIncompatible
         | ErrorCode::DeviceIncompatible => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::MigrationLimit => StatusCode::TOO_MANY_REQUESTS,
-        ErrorCode::NoQuorum | ErrorCode::NoDaemon | ErrorCode::Busy => {
+        ErrorCode::TokenInvalid => StatusCode::FORBIDDEN,
+        ErrorCode::NoQuorum | ErrorCode::NoDaemon | ErrorCode::NoLease | ErrorCode::Busy => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         ErrorCode::PeerProtocol
@@ -114,7 +115,8 @@ mod tests {
 
     #[test]
     fn every_code_of_a_cluster_is_told_apart_from_a_fault_of_the_daemon() {
-        for code in ErrorCode::ALL.iter().filter(|code| code.exit_code() >= 60) {
+        let of_a_cluster = |code: &&ErrorCode| (60..=75).contains(&code.exit_code());
+        for code in ErrorCode::ALL.iter().filter(of_a_cluster) {
             assert_ne!(
                 status_of(*code),
                 StatusCode::INTERNAL_SERVER_ERROR,

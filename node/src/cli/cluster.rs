@@ -10,6 +10,7 @@ use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::NodeId;
 use godwit_proto::peer::JoinRequest;
 
+use super::cluster_status::Status;
 use super::daemon::DATA_DIR;
 use super::guest_args::Assignment;
 use super::output::Output;
@@ -17,9 +18,10 @@ use crate::daemon::config::{DataDir, NewCluster, NodeConfig};
 use crate::identity::{Authority, Credentials, IssuedTokens, JoinToken, KeyPair};
 use crate::peers;
 
-/// Make a cluster, and nodes of machines
+/// Make a cluster, nodes of machines, and look where it stands
 #[derive(Debug, Subcommand)]
 pub(super) enum Cluster {
+    Status(Status),
     Init(Init),
     Token(Token),
     Join(Join),
@@ -28,6 +30,7 @@ pub(super) enum Cluster {
 impl Cluster {
     pub(super) fn execute(&self) -> ExitCode {
         let done = match self {
+            Self::Status(status) => return status.execute(),
             Self::Init(init) => init.run(),
             Self::Token(token) => token.run(),
             Self::Join(join) => join.run(),

@@ -15,36 +15,33 @@ use crate::daemon::{self, Options};
 /// Where a node's files are unless it is said otherwise.
 pub(super) const DATA_DIR: &str = "/var/lib/godwit";
 
-/// Run this machine's node
-///
-/// Guests outlive it: it can be stopped, upgraded and started again while they run.
+/// What a daemon is told.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Running this machine's node")]
 pub(super) struct Daemon {
     /// Directory of the node, as `godwit cluster init` or `godwit cluster join` made it
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
-    /// Unix socket of the API [default: godwit.sock in the data directory]
-    #[arg(long, value_name = "PATH")]
-    api_socket: Option<PathBuf>,
     /// What is logged: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LevelFilter,
 }
 
 impl Daemon {
-    pub(super) fn execute(&self) -> ExitCode {
-        match self.run() {
+    /// Runs until it is told to end; the API is at `socket`.
+    pub(super) fn execute(&self, socket: PathBuf) -> ExitCode {
+        match self.run(socket) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => Output::default().fail(&error),
         }
     }
 
-    fn run(&self) -> Result<(), CodedError> {
+    fn run(&self, socket: PathBuf) -> Result<(), CodedError> {
         let failed = |error: std::io::Error| CodedError::from_error(ErrorCode::Other, &error);
         log_to(self.log, None);
         let options = Options {
             data: DataDir::open(&self.data_dir)?,
-            socket: self.api_socket.clone(),
+            socket,
             program: std::env::current_exe().map_err(failed)?,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -87,7 +87,7 @@ impl GuestArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum HugePagesArg {
+pub(super) enum HugePagesArg {
     /// 4 KiB pages
     None,
     /// 2 MiB pages where the host finds them
@@ -274,7 +274,7 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
 }
 
 /// Splits at commas; two of them are one that does not split.
-fn split_commas(text: &str) -> Vec<String> {
+pub(super) fn split_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

@@ -189,15 +189,15 @@ fn show_progress(client: &mut Client, under_way: &Receiver<()>) {
     }
 }
 
-fn number(document: &Value, key: &str) -> f64 {
+pub(super) fn number(document: &Value, key: &str) -> f64 {
     document.get(key).and_then(Value::as_f64).unwrap_or(0.0)
 }
 
-fn text<'a>(document: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(document: &'a Value, key: &str) -> &'a str {
     document.get(key).and_then(Value::as_str).unwrap_or("-")
 }
 
-fn line(progress: &Value) -> String {
+pub(super) fn line(progress: &Value) -> String {
     const MIB: f64 = 1048576.0;
     format!(
         "{} round {}, {:.0} MiB left, {:.0} MiB/s, dirty {:.0} MiB/s, throttle {} %",
@@ -210,7 +210,7 @@ fn line(progress: &Value) -> String {
     )
 }
 
-fn summary(receipt: &Value) -> String {
+pub(super) fn summary(receipt: &Value) -> String {
     let outcome = receipt
         .get("outcome")
         .map_or("-", |outcome| text(outcome, "result"));

@@ -149,12 +149,6 @@ impl DataDir {
         self.0.join("ledger")
     }
 
-    /// The API's socket, unless another one is asked for.
-    #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        self.0.join("godwit.sock")
-    }
-
     /// Held while a daemon runs here.
     #[must_use]
     pub fn lock(&self) -> PathBuf {

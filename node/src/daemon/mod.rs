@@ -25,7 +25,7 @@ mod port;
 mod way;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ const WAKE_TIME: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Where its files are.
     pub data: DataDir,
-    /// The socket of the API; the data directory's when absent.
-    pub socket: Option<PathBuf>,
+    /// The socket of the API.
+    pub socket: PathBuf,
     /// The program that guest processes run: this one.
     pub program: PathBuf,
 }
@@ -90,7 +90,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     );
     node.acts_by(doing.clone());
     let server = peers.serve(node.clone());
-    let socket = options.socket.clone().unwrap_or_else(|| data.socket());
+    let socket = options.socket.clone();
+    make_directory_of(&socket)?;
     let listener = api::UnixSocket::bind(&socket).map_err(|error| error.coded())?;
     let (stopping, stopped) = tokio::sync::watch::channel(false);
     let router = api::router(Arc::new(Port::new(node.clone())), api::Options::default());
@@ -136,6 +137,20 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
 /// The system gives none.
 pub fn random_bytes() -> Result<[u8; 16], CodedError> {
     node::random()
+}
+
+/// The directory of the socket, for this user alone if it is made.
+fn make_directory_of(socket: &Path) -> Result<(), CodedError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let Some(parent) = socket.parent() else {
+        return Ok(());
+    };
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(parent);
+    made.map_err(|error| {
+        let text = format!("cannot make {}: {error}", parent.display());
+        CodedError::new(ErrorCode::Other, text).with_fix("give another socket with --socket")
+    })
 }
 
 /// One daemon for a data directory.

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench;
+mod commands;
 mod foreground;
 mod hostile_sources;
 mod hostile_targets;

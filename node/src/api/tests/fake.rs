@@ -1,4 +1,5 @@
-//! A cluster of one replica without a log: what is proposed is applied in place.
+//! A cluster of one replica without a log: what is proposed is applied in place. Tests of the command
+//! line use it as well, so it names nothing of its parent but `api`.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -19,7 +20,7 @@ use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::sync::watch;
 
-use super::super::{BoxFuture, Cluster, ClusterStatus, Options, Stream};
+use super::api::{BoxFuture, Cluster, ClusterStatus, Options, Stream};
 
 /// A cluster that is made up.
 pub(super) struct Fake {

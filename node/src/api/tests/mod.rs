@@ -21,6 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 
 use super::router;
+use crate::api;
 use fake::Fake;
 
 /// An answer.

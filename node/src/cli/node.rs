@@ -1,0 +1,172 @@
+//! `godwit node`: this machine's, and the members of the cluster.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use godwit_proto::api::{Cordon, Node, Scheduling};
+use godwit_proto::codes::CodedError;
+use hyper::Method;
+
+use super::client::segment;
+use super::daemon::Daemon;
+use super::session::{Reach, Session};
+use super::table::{Facts, bytes};
+use super::text::{age, labels};
+
+/// Run this machine's node; or look at the cluster's nodes, and keep guests off them
+///
+/// Without a command this is the daemon. Guests outlive it: it can be stopped, upgraded and started again
+/// while they run.
+#[derive(Args, Debug)]
+pub(super) struct NodeArgs {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    daemon: Daemon,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List nodes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show a node
+    Show(Name),
+    /// Place no more guests on a node; those that are there stay
+    Cordon {
+        #[command(flatten)]
+        node: Name,
+        /// Why, for people
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Place guests on a node again
+    Uncordon(Name),
+}
+
+#[derive(Args, Clone, Debug)]
+struct Name {
+    /// The node, by name or id
+    #[arg(value_name = "NODE")]
+    name: String,
+}
+
+impl Name {
+    fn path(&self, rest: &str) -> String {
+        format!("/v1/nodes/{}{rest}", segment(&self.name))
+    }
+}
+
+impl NodeArgs {
+    pub(super) fn execute(&self) -> ExitCode {
+        let Some(command) = &self.command else {
+            return self.daemon.execute(self.reach.path());
+        };
+        self.reach.run(|session| match command {
+            Command::List => list(session),
+            Command::Show(node) => session.show(&node.path(""), facts),
+            Command::Cordon { node, reason } => {
+                let request = Cordon {
+                    reason: reason.clone(),
+                };
+                let path = node.path("/cordon");
+                let changed = session
+                    .client
+                    .change(&Method::POST, &path, Some(&request))?;
+                session.done(&changed, &format!("node {} is cordoned", node.name))
+            }
+            Command::Uncordon(node) => {
+                let path = node.path("/uncordon");
+                let changed = session.client.change::<()>(&Method::POST, &path, None)?;
+                session.done(&changed, &format!("node {} takes guests", node.name))
+            }
+        })
+    }
+}
+
+fn list(session: &mut Session) -> Result<(), CodedError> {
+    let columns = [
+        "NAME",
+        "STATE",
+        "PLACEMENT",
+        "GUESTS",
+        "VCPUS",
+        "MEMORY",
+        "ADDRESS",
+        "AGE",
+    ];
+    session.list("/v1/nodes", &columns, |node: &Node| {
+        vec![
+            node.name.clone(),
+            node.state.name().into(),
+            placement(node),
+            node.guests.to_string(),
+            format!("{} on {}", node.used_vcpus, node.cpus),
+            memory(node),
+            node.address.clone(),
+            age(node.created),
+        ]
+    })
+}
+
+fn memory(node: &Node) -> String {
+    format!(
+        "{} of {}",
+        bytes(node.used_memory_bytes),
+        bytes(node.memory_bytes)
+    )
+}
+
+fn placement(node: &Node) -> String {
+    match &node.scheduling {
+        Scheduling::Enabled => "enabled".into(),
+        Scheduling::Cordoned { reason } if reason.is_empty() => "cordoned".into(),
+        Scheduling::Cordoned { reason } => format!("cordoned ({reason})"),
+        Scheduling::Draining { .. } => "draining".into(),
+    }
+}
+
+fn facts(node: &Node) -> String {
+    let names = |named: &[godwit_proto::api::Named]| -> String {
+        let names = named.iter().map(|named| named.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let lease = node.lease.map(|lease| {
+        let held = if lease.held { "held" } else { "lapsed" };
+        let seconds = |ms: u32| f64::from(ms) / 1e3;
+        let (duration, renew) = (seconds(lease.duration_ms), seconds(lease.renew_ms));
+        format!(
+            "{held}, {duration} s, renewed every {renew} s, number {}",
+            lease.incarnation
+        )
+    });
+    let facts = Facts::default()
+        .add("name", &node.name)
+        .add("id", &node.id)
+        .add("state", node.state.name())
+        .add("lease", lease.unwrap_or_default())
+        .add("placement", placement(node))
+        .add("address", &node.address)
+        .add("certificate", &node.certificate)
+        .add("guests", node.guests.to_string())
+        .add(
+            "vcpus",
+            format!("{} on {} processors", node.used_vcpus, node.cpus),
+        )
+        .add("memory", memory(node))
+        .add(
+            "cpu",
+            match &node.cpu_level {
+                Some(level) => format!("{}, {level}", node.cpu_vendor),
+                None => node.cpu_vendor.clone(),
+            },
+        )
+        .add("domain", &node.failure_domain)
+        .add("pools", names(&node.pools))
+        .add("networks", names(&node.networks))
+        .add("labels", labels(&node.labels))
+        .add("joined", node.created.to_string());
+    facts.to_string()
+}
