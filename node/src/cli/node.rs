@@ -1,10 +1,11 @@
 //! `godwit node`: this machine's, and the members of the cluster.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use godwit_proto::api::{Cordon, Node, Scheduling};
-use godwit_proto::codes::CodedError;
+use godwit_proto::codes::{CodedError, ErrorCode};
 use hyper::Method;
 
 use super::client::segment;
@@ -42,8 +43,29 @@ enum Command {
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
     },
-    /// Place guests on a node again
+    /// Place guests on a node again; ends a drain
     Uncordon(Name),
+    /// Move every guest away from a node, one after the other, and place none on it
+    ///
+    /// A guest that cannot be moved stays and runs on; `godwit node show` tells why.
+    Drain {
+        #[command(flatten)]
+        node: Name,
+        /// Return when it is begun, not when the node is empty
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take a node out of the cluster
+    ///
+    /// An empty node is simply gone. With --force its guests go with it, and those that other nodes can
+    /// start are started there: only for a machine that does not run, and will not.
+    Remove {
+        #[command(flatten)]
+        node: Name,
+        /// Although it has guests
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Args, Clone, Debug)]
@@ -82,7 +104,41 @@ impl NodeArgs {
                 let changed = session.client.change::<()>(&Method::POST, &path, None)?;
                 session.done(&changed, &format!("node {} takes guests", node.name))
             }
+            Command::Drain { node, no_wait } => drain(session, node, *no_wait),
+            Command::Remove { node, force } => {
+                let path = node.path(if *force { "?force=true" } else { "" });
+                let changed = session.client.change::<()>(&Method::DELETE, &path, None)?;
+                session.done(&changed, &format!("node {} is removed", node.name))
+            }
         })
+    }
+}
+
+/// How often is looked whether a node is empty.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+fn drain(session: &mut Session, node: &Name, no_wait: bool) -> Result<(), CodedError> {
+    let path = node.path("/drain");
+    let changed = session.client.change::<()>(&Method::POST, &path, None)?;
+    if no_wait {
+        return session.done(&changed, &format!("node {} is being emptied", node.name));
+    }
+    let mut left = u64::MAX;
+    loop {
+        let now: Node = session.fetch(&node.path(""))?;
+        if now.guests == 0 {
+            return session.done(&changed, &format!("node {} is empty", node.name));
+        }
+        if !matches!(now.scheduling, Scheduling::Draining { .. }) {
+            let message = format!("node {} is not being emptied any more", node.name);
+            return Err(CodedError::new(ErrorCode::Cancelled, message)
+                .with_fix("look at `godwit event watch` for who ended that"));
+        }
+        if now.guests != left && !session.output.json {
+            left = now.guests;
+            eprintln!("{left} guests are left on node {}", node.name);
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 

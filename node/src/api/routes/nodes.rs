@@ -1,4 +1,4 @@
-//! Members: show, cordon, uncordon, label.
+//! Members: show, cordon, uncordon, drain, label, remove.
 
 use axum::extract::State as Of;
 use axum::http::StatusCode;
@@ -7,14 +7,15 @@ use godwit_control_plane::state::State;
 use godwit_proto::api::{Cordon, ReplaceLabels, labels};
 use godwit_proto::cluster::{Command, NodeCommand, ObjectRef};
 use godwit_proto::codes::CodedError;
-use godwit_proto::id::Revision;
+use godwit_proto::id::{OperationId, Revision};
+use serde::Deserialize;
 
 use super::super::asker::{AskedFor, Asker};
 use super::super::error::ApiError;
 use super::super::extract::{Json, Name, NoBody, Query};
 use super::super::list::ListQuery;
 use super::super::service::{Api, Decision, ReadQuery};
-use super::super::{find, view};
+use super::super::{find, random, view};
 
 pub(in super::super) async fn list(
     Of(api): Of<Api>,
@@ -65,6 +66,54 @@ pub(in super::super) async fn uncordon(
             node: find::node(state, &name)?.id,
         };
         Ok(Decision::again(Command::Node(uncordon)))
+    })
+    .await
+}
+
+pub(in super::super) async fn drain(
+    Of(api): Of<Api>,
+    Name(name): Name,
+    asker: Asker,
+    _: NoBody,
+) -> Result<Response, ApiError> {
+    let operation = OperationId::from_bytes(random::id()?);
+    let decide = |state: &State| {
+        let drain = NodeCommand::Drain {
+            node: find::node(state, &name)?.id,
+            operation,
+        };
+        Ok(Decision::again(Command::Node(drain)))
+    };
+    let applied = api.commit(&asker.request(&()), 0, decide).await?;
+    let view = |state: &State| {
+        let found = state.operation(operation);
+        found.map(|found| view::operation(state, found))
+    };
+    Ok(api.written(StatusCode::ACCEPTED, applied, view).await)
+}
+
+/// How a node is removed.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct RemoveQuery {
+    /// Whether its guests go with it: whoever says so knows that it does not run, and will not.
+    #[serde(default)]
+    force: bool,
+}
+
+pub(in super::super) async fn remove(
+    Of(api): Of<Api>,
+    Query(query): Query<RemoveQuery>,
+    Name(name): Name,
+    asker: Asker,
+    _: NoBody,
+) -> Result<Response, ApiError> {
+    change(&api, &asker.request(&query.force), |state| {
+        let remove = NodeCommand::Remove {
+            node: find::node(state, &name)?.id,
+            force: query.force,
+        };
+        Ok(Decision::again(Command::Node(remove)))
     })
     .await
 }
