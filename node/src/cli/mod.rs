@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod cluster_status;
 mod daemon;
+mod demo;
 mod event;
 mod guest_args;
 mod inspect;
@@ -119,6 +120,7 @@ enum Command {
     Volume(resources::VolumeArgs),
     Network(resources::NetworkArgs),
     Rule(rule::RuleArgs),
+    Demo(demo::Demo),
     #[command(hide = true)]
     KeepMemory(keep_memory::KeepMemory),
     #[command(hide = true)]
@@ -152,6 +154,7 @@ pub fn main() -> ExitCode {
         Command::Volume(command) => command.execute(),
         Command::Network(command) => command.execute(),
         Command::Rule(command) => command.execute(),
+        Command::Demo(command) => command.execute(),
         Command::KeepMemory(command) => command.execute(),
         Command::Vmm(command) => command.execute(),
         Command::VmmCtl(command) => command.execute(),

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bench;
 mod commands;
+mod demo;
 mod foreground;
 mod hostile_sources;
 mod hostile_targets;
