@@ -25,5 +25,7 @@ pub mod lease;
 pub mod ownership;
 pub mod plan;
 pub mod scheduler;
+#[cfg(test)]
+mod sim;
 pub mod state;
 pub mod workload;
