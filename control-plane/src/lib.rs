@@ -32,6 +32,8 @@ pub mod ownership;
 pub mod plan;
 pub mod raft;
 pub mod scheduler;
+#[cfg(test)]
+mod sim;
 pub mod state;
 pub mod store;
 pub mod voters;

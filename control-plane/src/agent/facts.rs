@@ -49,11 +49,12 @@ pub enum Doing {
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was stopped, or powered itself off.
+    /// It was stopped, or powered itself off: it ran, and said so itself.
     Stopped,
-    /// It crashed, or could not be started.
+    /// It crashed, or could not be started, or its process died.
     Failed(CodedError),
-    /// It was to come from elsewhere, and never ran here.
+    /// It was to come from elsewhere, and its process said itself that it never ran here and will
+    /// not. Of one that died that is not known.
     NeverRan(CodedError),
 }
 
@@ -98,7 +99,8 @@ impl Found {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         let stage = self.sending.as_ref().map(|sending| &sending.stage);
-        matches!(stage, Some(Stage::Relinquished { serving: true, .. }))
+        let serves = matches!(stage, Some(Stage::Relinquished { serving: true, .. }));
+        serves && !matches!(self.doing, Doing::Ended(_))
     }
 
     /// Whether it may run its guest now or later.

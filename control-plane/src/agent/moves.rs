@@ -12,7 +12,7 @@
 //! | nothing yet | makes a process; tells how to reach it |
 //! | the process runs the guest | has the migration completed |
 //! | the process never ran it and will not | says so: `TargetNeverRan`, or before the window `NotOpened` |
-//! | the process is gone | says so: `TargetGone`, or before the window `NotOpened` |
+//! | the process is gone, or failed | says so: `TargetGone`, or before the window `NotOpened` |
 
 use godwit_proto::cluster::{
     AbortCause, Command, DesiredGuest, MigrationCommand, Move, RunIntent, Window,
@@ -35,6 +35,13 @@ impl Look<'_> {
                 lost: Some(error), ..
             }) => {
                 self.end_open(moving, AbortCause::SourceGone, error.clone());
+                return;
+            }
+            // It died before the target had everything.
+            Some(Stage::Relinquished { serving: true, .. })
+                if matches!(process.doing, Doing::Ended(_)) =>
+            {
+                self.end_open(moving, AbortCause::SourceGone, process_gone());
                 return;
             }
             Some(Stage::Relinquished { lost: None, .. }) => return,
@@ -167,8 +174,13 @@ impl Look<'_> {
                     self.abort(moving, AbortCause::TargetNeverRan, error.clone());
                 }
             }
-            // It was handed over. If it has ended since, that is told once it is this node's.
-            Doing::Running | Doing::Paused | Doing::Ended(_) => {
+            // It died, and nobody knows when: before the handover, and the source has the guest; or
+            // after it, and the guest is lost.
+            Doing::Ended(End::Failed(error)) => {
+                self.abort(moving, AbortCause::TargetGone, error.clone());
+            }
+            // It was handed over. If it was stopped since, that is told once it is this node's.
+            Doing::Running | Doing::Paused | Doing::Ended(End::Stopped) => {
                 if moving.window == Window::Open {
                     let complete = MigrationCommand::Complete {
                         migration: moving.migration,

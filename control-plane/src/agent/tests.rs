@@ -453,6 +453,12 @@ fn a_target_says_what_became_of_the_guest() {
         (
             Window::Open,
             &begun,
+            Some(failed()),
+            Some(AbortCause::TargetGone),
+        ),
+        (
+            Window::Open,
+            &begun,
             Some(never()),
             Some(AbortCause::TargetNeverRan),
         ),
@@ -469,11 +475,7 @@ fn a_target_says_what_became_of_the_guest() {
         let actions = decide(&mut agent, &state(5, vec![target]), &process);
         assert_eq!(aborted(&actions), cause, "{window:?} {process:?}");
     }
-    for doing in [
-        Doing::Running,
-        Doing::Paused,
-        Doing::Ended(End::Failed(error())),
-    ] {
+    for doing in [Doing::Running, Doing::Paused, Doing::Ended(End::Stopped)] {
         let mut agent = agent(&begun);
         let target = guest(9, Role::Target(moving(Window::Open, None)));
         let actions = decide(&mut agent, &state(5, vec![target]), &[found(9, doing)]);

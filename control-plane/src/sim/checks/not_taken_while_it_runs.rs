@@ -1,0 +1,22 @@
+//! No leased guest is taken while it runs, by true time, whoever stopped whose clock.
+
+use godwit_proto::cluster::{Command, GuestCommand};
+
+use crate::sim::world::World;
+
+impl World {
+    /// An entry was committed.
+    pub(in crate::sim) fn check_entry(&mut self, command: &Command) {
+        if let Command::Guest(GuestCommand::FailOver { guest, .. }) = command {
+            self.count("failovers");
+            let runs = self.hosts.iter().flat_map(|host| &host.processes);
+            let runs = runs.filter(|(key, process)| key.0 == *guest && process.runs());
+            if let Some((key, _)) = runs.map(|(key, _)| (*key, ())).next() {
+                self.fail(format!(
+                    "not taken while it runs: guest {guest} runs at epoch {}",
+                    key.1
+                ));
+            }
+        }
+    }
+}
