@@ -44,6 +44,10 @@ impl<S: Sync> FromRequestParts<S> for Asker {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if let Some(query @ 1..) = parts.uri.query().map(str::len) {
+            let message = format!("this request takes no query, of {query} bytes");
+            return Err(ApiError::invalid(message));
+        }
         let Ok(connection) = Connection::from_request_parts(parts, state).await;
         let key = match parts.headers.get(IDEMPOTENCY_KEY) {
             None => None,

@@ -89,6 +89,7 @@ fn movable(guest: &Guest) -> Result<(), CodedError> {
 pub(in super::super) async fn cancel(
     Of(api): Of<Api>,
     Name(name): Name,
+    _: Asker,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     api.refresh(false).await?;
