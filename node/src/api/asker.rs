@@ -35,7 +35,7 @@ const MAX_KEY_BYTES: usize = 255;
 pub(super) struct Asker {
     /// Who.
     name: String,
-    /// Method and path.
+    /// Method, path and query.
     target: String,
     key: Option<u64>,
 }
@@ -44,10 +44,6 @@ impl<S: Sync> FromRequestParts<S> for Asker {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        if let Some(query @ 1..) = parts.uri.query().map(str::len) {
-            let message = format!("this request takes no query, of {query} bytes");
-            return Err(ApiError::invalid(message));
-        }
         let Ok(connection) = Connection::from_request_parts(parts, state).await;
         let key = match parts.headers.get(IDEMPOTENCY_KEY) {
             None => None,
@@ -64,7 +60,7 @@ impl<S: Sync> FromRequestParts<S> for Asker {
         };
         Ok(Self {
             name: connection.caller.name,
-            target: format!("{} {}", parts.method, parts.uri.path()),
+            target: format!("{} {}", parts.method, parts.uri),
             key,
         })
     }

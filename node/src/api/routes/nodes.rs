@@ -11,7 +11,7 @@ use godwit_proto::id::Revision;
 
 use super::super::asker::{AskedFor, Asker};
 use super::super::error::ApiError;
-use super::super::extract::{Json, Name, NoBody, Query};
+use super::super::extract::{Json, Name, NoBody, NoQuery, Query};
 use super::super::list::ListQuery;
 use super::super::service::{Api, Decision, ReadQuery};
 use super::super::{find, view};
@@ -42,6 +42,7 @@ pub(in super::super) async fn cordon(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<Cordon>,
 ) -> Result<Response, ApiError> {
     change(&api, &asker.request(&request), |state| {
@@ -58,6 +59,7 @@ pub(in super::super) async fn uncordon(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     change(&api, &asker.request(&()), |state| {
@@ -73,6 +75,7 @@ pub(in super::super) async fn replace_labels(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<ReplaceLabels>,
 ) -> Result<Response, ApiError> {
     change(&api, &asker.request(&request), |state| {
