@@ -35,7 +35,7 @@ const MAX_KEY_BYTES: usize = 255;
 pub(super) struct Asker {
     /// Who.
     name: String,
-    /// Method and path.
+    /// Method, path and query.
     target: String,
     key: Option<u64>,
 }
@@ -60,7 +60,7 @@ impl<S: Sync> FromRequestParts<S> for Asker {
         };
         Ok(Self {
             name: connection.caller.name,
-            target: format!("{} {}", parts.method, parts.uri.path()),
+            target: format!("{} {}", parts.method, parts.uri),
             key,
         })
     }

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use godwit_proto::api::{Failed, Failure};
+use godwit_proto::api::Failure;
 use godwit_proto::codes::{CodedError, ErrorCode};
 
 use super::answer::json;
@@ -42,10 +42,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::warn!(error = %self.error, "a request failed");
         }
-        let failed = Failed {
-            error: Failure::from(&*self.error),
-        };
-        let mut response = json(self.status, &failed);
+        let mut response = json(self.status, &Failure::from(&*self.error));
         if self.status == StatusCode::SERVICE_UNAVAILABLE
             || self.status == StatusCode::TOO_MANY_REQUESTS
         {

@@ -137,6 +137,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
+/// A request that must not have a query: a change that is asked for in another way than was meant is
+/// not done.
+#[derive(Debug)]
+pub(super) struct NoQuery;
+
+impl<S: Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match parts.uri.query() {
+            None | Some("") => Ok(Self),
+            Some(_) => Err(ApiError::invalid("this request takes no query")),
+        }
+    }
+}
+
 /// The object that a path names, by name or id.
 #[derive(Debug)]
 pub(super) struct Name(pub(super) String);

@@ -38,8 +38,6 @@ pub const MAX_CONNECTIONS: usize = 256;
 const MAX_TURNED_AWAY: usize = 64;
 /// How long a connection may take until it can carry requests.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// How long the head of a request may take, and a connection may lie idle.
-const HEAD_TIME: Duration = Duration::from_secs(60);
 /// The longest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 /// How long answers under way may take when the server stops.
@@ -52,12 +50,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Limits {
     /// How long a client may take nothing of what there is for it.
     pub(super) patience: Duration,
+    /// How long the head of a request may take, and a connection may lie idle.
+    pub(super) head_time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             patience: Duration::from_secs(15),
+            head_time: Duration::from_secs(60),
         }
     }
 }
@@ -142,7 +143,9 @@ async fn one<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         hyper::service::Service::call(&router, request)
     });
     let stream = TokioIo::new(Guarded::new(stream, limits.patience));
-    let served = http().serve_connection(stream, service).with_upgrades();
+    let served = http(limits)
+        .serve_connection(stream, service)
+        .with_upgrades();
     let mut served = std::pin::pin!(served);
     // What ends a connection is its client's affair.
     tokio::select! {
@@ -168,16 +171,18 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
             Ok::<_, Infallible>(ApiError::from(error).into_response())
         });
         let stream = TokioIo::new(Guarded::new(stream, limits.patience));
-        let served = http().keep_alive(false).serve_connection(stream, service);
+        let served = http(limits)
+            .keep_alive(false)
+            .serve_connection(stream, service);
         served.await.map_err(io::Error::other)
     };
     let _ = timeout(HANDSHAKE_TIME, answered).await;
 }
 
-fn http() -> http1::Builder {
+fn http(limits: Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(limits.head_time)
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES.max(64 << 10));
     http

@@ -100,15 +100,19 @@ impl Api {
     pub(super) async fn refresh(&self, stale: bool) -> Result<(), CodedError> {
         match stale {
             true => Ok(()),
-            false => self.cluster.linearize().await.map_err(|error| {
-                // The code says whether old news is what is left.
-                match (error.code(), &error.fix) {
-                    (ErrorCode::NoQuorum, None) => error.with_fix(
-                        "bring back a majority of the voters; ?stale=true reads what this node has",
-                    ),
+            false => self
+                .cluster
+                .linearize()
+                .await
+                .map_err(|error| match error.code() {
+                    ErrorCode::NoQuorum => {
+                        let fix = error.fix.as_deref();
+                        let fix = fix.unwrap_or("bring back a majority of the voters");
+                        let fix = format!("{fix}; stale=true (--stale) reads what this node has");
+                        error.with_fix(fix)
+                    }
                     _ => error,
-                }
-            }),
+                }),
         }
     }
 

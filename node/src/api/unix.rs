@@ -1,8 +1,10 @@
 //! The API on a Unix socket.
 
+use std::fs::{self, Permissions};
 use std::future::{Ready, ready};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
@@ -15,6 +17,7 @@ use crate::guest_process::socket::{Socket, SocketError};
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: UnixListener,
+    path: PathBuf,
     _file: Socket,
 }
 
@@ -32,8 +35,18 @@ impl UnixSocket {
         let listener = file.listener().try_clone().map_err(failed)?;
         Ok(Self {
             listener: UnixListener::from_std(listener).map_err(failed)?,
+            path: path.into(),
             _file: file,
         })
+    }
+
+    /// Opens the socket to the members of a group, who may then do everything.
+    ///
+    /// # Errors
+    /// The kernel's answer; the socket is for its owner only then, as before.
+    pub fn open_to_group(&self, group: u32) -> io::Result<()> {
+        chown(&self.path, None, Some(group))?;
+        fs::set_permissions(&self.path, Permissions::from_mode(0o660))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands of a cluster against a real server over a cluster that is made up.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use godwit_node::api;
 use godwit_node::api::{UnixSocket, router, serve};
 use godwit_proto::cluster::{MigrationPhase, ObservedState, Owner, RunIntent};
+use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -484,4 +486,57 @@ fn a_console_carries_bytes_both_ways() {
     );
     daemon.ok(&["vm", "stop", "web"]);
     daemon.fails(24, &["vm", "console", "web"]);
+}
+
+#[test]
+fn a_console_on_a_terminal_is_left_by_keys_or_a_signal_and_leaves_it_as_it_was() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    let daemon = Daemon::start();
+    daemon.ok(&["vm", "create", "web"]);
+    for by_keys in [true, false] {
+        let control = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&control).unwrap();
+        unlockpt(&control).unwrap();
+        let name = ptsname(&control, Vec::new()).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let terminal = File::from(rustix::fs::open(name, flags, Mode::empty()).unwrap());
+        let before = tcgetattr(&terminal).unwrap().local_modes;
+        let end = || Stdio::from(terminal.try_clone().unwrap());
+        let mut command = daemon.command(&["vm", "console", "web"]);
+        let mut child = command
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let mut control = File::from(control);
+        let mut shown = String::new();
+        while !shown.contains("Serial console") {
+            let mut chunk = [0; 4096];
+            let length = control.read(&mut chunk).unwrap();
+            shown.push_str(&String::from_utf8_lossy(&chunk[..length]));
+        }
+        let raw = tcgetattr(&terminal).unwrap().local_modes;
+        assert!(!raw.intersects(LocalModes::ICANON | LocalModes::ISIG));
+        match by_keys {
+            true => control.write_all(b"\x01x").unwrap(),
+            false => kill_process(Pid::from_child(&child), Signal::TERM).unwrap(),
+        }
+        let waited = std::time::Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if waited.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                panic!("it does not end, by keys: {by_keys}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(0), "by keys: {by_keys}");
+        assert_eq!(tcgetattr(&terminal).unwrap().local_modes, before);
+    }
 }

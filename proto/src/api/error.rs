@@ -4,14 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codes::CodedError;
 
-/// The body of every answer that is not a success.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failed {
-    /// What failed.
-    pub error: Failure,
-}
-
-/// What failed, why, and what to do about it.
+/// What failed, why, and what to do about it: the body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The number in [`crate::codes`]; also the exit code of a command that ends because of it.

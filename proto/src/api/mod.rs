@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Labels;
 
 pub use cluster::{ClusterStatus, Configure, Counts, Lease, Overcommit, Settings, Strategy};
-pub use error::{Failed, Failure};
+pub use error::Failure;
 pub use event::{Event, EventName, ObjectName, WatchLine};
 pub use guest::{
     Boot, Cpu, CreateGuest, Disk, Failover, Guest, GuestState, HugePages, Intent, MigrateGuest,

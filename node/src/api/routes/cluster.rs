@@ -13,7 +13,7 @@ use godwit_proto::id::{NodeId, Revision};
 use super::super::answer::{as_of, json};
 use super::super::asker::Asker;
 use super::super::error::ApiError;
-use super::super::extract::{Json, Query};
+use super::super::extract::{Json, NoQuery, Query};
 use super::super::service::{Api, Decision, ReadQuery};
 use super::super::view::named_node;
 
@@ -72,6 +72,7 @@ pub(in super::super) async fn settings(
 pub(in super::super) async fn configure(
     Of(api): Of<Api>,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<Configure>,
 ) -> Result<Response, ApiError> {
     let asked = asker.request(&request);

@@ -12,7 +12,7 @@ use godwit_proto::id::GuestId;
 
 use super::super::asker::{AskedFor, Asker};
 use super::super::error::ApiError;
-use super::super::extract::{Json, Name, NoBody, Query};
+use super::super::extract::{Json, Name, NoBody, NoQuery, Query};
 use super::super::list::ListQuery;
 use super::super::service::{Api, Decision, ReadQuery};
 use super::super::{find, placing, random, view};
@@ -51,6 +51,7 @@ pub(in super::super) async fn show(
 pub(in super::super) async fn create(
     Of(api): Of<Api>,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<CreateGuest>,
 ) -> Result<Response, ApiError> {
     if request.node.is_some() && !request.start {
@@ -92,6 +93,7 @@ pub(in super::super) async fn start(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<StartGuest>,
 ) -> Result<Response, ApiError> {
     let asked = asker.request(&request);
@@ -130,6 +132,7 @@ pub(in super::super) async fn stop(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     let stop = |guest, expected| GuestCommand::Stop { guest, expected };
@@ -141,6 +144,7 @@ pub(in super::super) async fn delete(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     let delete = |guest, expected| GuestCommand::Delete { guest, expected };

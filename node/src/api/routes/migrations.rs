@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::super::answer::{json, raw_json};
 use super::super::asker::Asker;
 use super::super::error::ApiError;
-use super::super::extract::{Json, Name, NoBody, Query};
+use super::super::extract::{Json, Name, NoBody, NoQuery, Query};
 use super::super::list::ListQuery;
 use super::super::service::{Api, Decision, ReadQuery};
 use super::super::{find, placing, random, view};
@@ -47,6 +47,7 @@ pub(in super::super) async fn begin(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<MigrateGuest>,
 ) -> Result<Response, ApiError> {
     let asked = asker.request(&request);
@@ -89,6 +90,7 @@ fn movable(guest: &Guest) -> Result<(), CodedError> {
 pub(in super::super) async fn cancel(
     Of(api): Of<Api>,
     Name(name): Name,
+    _: NoQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     api.refresh(false).await?;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::super::asker::{AskedFor, Asker};
 use super::super::error::ApiError;
-use super::super::extract::{Json, Name, NoBody, Query};
+use super::super::extract::{Json, Name, NoBody, NoQuery, Query};
 use super::super::list::ListQuery;
 use super::super::service::{Api, Decision, ReadQuery};
 use super::super::{find, random, view};
@@ -43,6 +43,7 @@ pub(in super::super) async fn cordon(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<Cordon>,
 ) -> Result<Response, ApiError> {
     change(&api, &asker.request(&request), |state| {
@@ -59,6 +60,7 @@ pub(in super::super) async fn uncordon(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     change(&api, &asker.request(&()), |state| {
@@ -122,6 +124,7 @@ pub(in super::super) async fn replace_labels(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<ReplaceLabels>,
 ) -> Result<Response, ApiError> {
     change(&api, &asker.request(&request), |state| {

@@ -10,7 +10,7 @@ use godwit_proto::id::{NetworkId, PoolId, VolumeId};
 
 use super::super::asker::Asker;
 use super::super::error::ApiError;
-use super::super::extract::{Json, Name, NoBody, Query};
+use super::super::extract::{Json, Name, NoBody, NoQuery, Query};
 use super::super::list::ListQuery;
 use super::super::service::{Api, Decision, ReadQuery};
 use super::super::{find, placing, random, view};
@@ -47,6 +47,7 @@ macro_rules! resource {
                 Of(api): Of<Api>,
                 Name(name): Name,
                 asker: Asker,
+                _: NoQuery,
                 _: NoBody,
             ) -> Result<Response, ApiError> {
                 let asked = asker.request(&());
@@ -81,6 +82,7 @@ resource!(network, networks, ObjectRef::Network, DeleteNetwork);
 pub(in super::super) async fn create_pool(
     Of(api): Of<Api>,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<CreatePool>,
 ) -> Result<Response, ApiError> {
     placing::absolute("path", Some(&request.path))?;
@@ -101,6 +103,7 @@ pub(in super::super) async fn create_pool(
 pub(in super::super) async fn create_volume(
     Of(api): Of<Api>,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<CreateVolume>,
 ) -> Result<Response, ApiError> {
     let id = VolumeId::from_bytes(random::id()?);
@@ -123,6 +126,7 @@ pub(in super::super) async fn create_volume(
 pub(in super::super) async fn create_network(
     Of(api): Of<Api>,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<CreateNetwork>,
 ) -> Result<Response, ApiError> {
     let id = NetworkId::from_bytes(random::id()?);

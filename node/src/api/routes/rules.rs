@@ -10,7 +10,7 @@ use godwit_proto::id::RuleId;
 
 use super::super::asker::Asker;
 use super::super::error::ApiError;
-use super::super::extract::{Json, Name, NoBody, Query};
+use super::super::extract::{Json, Name, NoBody, NoQuery, Query};
 use super::super::list::ListQuery;
 use super::super::service::{Api, Decision, ReadQuery};
 use super::super::{find, random};
@@ -38,6 +38,7 @@ pub(in super::super) async fn show(
 pub(in super::super) async fn create(
     Of(api): Of<Api>,
     asker: Asker,
+    _: NoQuery,
     Json(request): Json<CreateRule>,
 ) -> Result<Response, ApiError> {
     let id = RuleId::from_bytes(random::id()?);
@@ -59,6 +60,7 @@ pub(in super::super) async fn delete(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     let asked = asker.request(&());

@@ -119,7 +119,7 @@ async fn a_guest_that_fits_nowhere_is_not_made_and_every_node_says_why() {
     for part in ["a: ", "broken fan", "b: ", "16384 MiB", "8192 MiB"] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    assert!(refused.body["error"]["fix"].is_string(), "{error}");
+    assert!(refused.body["fix"].is_string(), "{error}");
     world.get("/v1/guests/big").await.refused(404, 60);
     // Stopped it may be made; then it is the start that is refused.
     let mut stopped = request;

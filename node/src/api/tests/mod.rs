@@ -34,12 +34,12 @@ struct Answer {
 
 impl Answer {
     fn code(&self) -> u64 {
-        self.body["error"]["code"].as_u64().unwrap_or(0)
+        self.body["code"].as_u64().unwrap_or(0)
     }
 
     /// What went wrong, all of it.
     fn error(&self) -> String {
-        self.body["error"].to_string()
+        self.body.to_string()
     }
 
     #[track_caller]

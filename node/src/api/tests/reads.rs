@@ -23,7 +23,7 @@ async fn without_a_majority_reads_fail_at_once_with_the_reason_and_the_way_aroun
             refused.error()
         );
         assert!(
-            refused.error().contains("?stale=true"),
+            refused.error().contains("stale=true"),
             "{}",
             refused.error()
         );

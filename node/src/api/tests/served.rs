@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use godwit_proto::cluster::ObservedState;
 
-use super::super::{MAX_CONNECTIONS, UnixSocket, serve};
+use super::super::serve::{Limits, serve_within};
+use super::super::{MAX_CONNECTIONS, UnixSocket};
 use super::World;
 
 /// Longer than anything here takes.
@@ -30,12 +31,17 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::within(Limits::default())
+    }
+
+    fn within(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("godwit.sock");
         let world = World::new();
         let (stop, stopped) = watch::channel(false);
         let listener = UnixSocket::bind(&socket).unwrap();
-        let served = tokio::spawn(serve(world.router.clone(), listener, stopped));
+        let served = serve_within(limits, world.router.clone(), listener, stopped);
+        let served = tokio::spawn(served);
         Self {
             world,
             stop,
@@ -216,16 +222,13 @@ async fn a_console_is_connected_by_an_upgrade() {
 #[tokio::test]
 async fn a_watcher_that_reads_nothing_costs_a_bounded_amount_and_is_let_go() {
     use godwit_proto::cluster::{Command, NodeCommand};
-    let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("godwit.sock");
-    let world = World::new();
-    let (_stop, stopped) = watch::channel(false);
-    let listener = UnixSocket::bind(&socket).unwrap();
     let patience = Duration::from_millis(300);
-    let limits = super::super::serve::Limits { patience };
-    let server = super::super::serve::serve_within(limits, world.router.clone(), listener, stopped);
-    let server = tokio::spawn(server);
-    let mut stream = UnixStream::connect(&socket).await.unwrap();
+    let server = Server::within(Limits {
+        patience,
+        ..Limits::default()
+    });
+    let world = &server.world;
+    let mut stream = server.connect().await;
     let text = request("GET", "/v1/events?watch=true&changes=true", "");
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut chunk = [0; 64];
@@ -264,5 +267,68 @@ async fn a_watcher_that_reads_nothing_costs_a_bounded_amount_and_is_let_go() {
         "{} of {told} bytes were kept for it",
         rest.len()
     );
-    server.abort();
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_and_a_connection_that_lies_idle_are_let_go() {
+    let server = Server::within(Limits {
+        head_time: Duration::from_millis(200),
+        ..Limits::default()
+    });
+    for text in [
+        "",
+        "GET /healthz HT",
+        "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
+        // Nobody closes it but the server.
+        let answer = server.exchange(text).await;
+        let is_whole = text.ends_with("\r\n\r\n");
+        assert_eq!(answer.contains("200 OK"), is_whole, "{text}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_console_counts_as_a_connection_and_ends_when_the_server_stops() {
+    let server = Server::start();
+    let world = &server.world;
+    world.post("/v1/guests", json!({"name": "web"})).await.ok();
+    world.fake.report("web", ObservedState::Running);
+    let upgrade = "Connection: Upgrade\r\nUpgrade: godwit-console\r\n";
+    let mut consoles = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = server.connect().await;
+        let text = request("GET", "/v1/guests/web/console", upgrade);
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        let mut chunk = [0; 256];
+        while !seen.ends_with(b"console\r\n") {
+            let read = timeout(PATIENCE, stream.read(&mut chunk)).await.unwrap();
+            let length = read.unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&chunk[..length]);
+        }
+        consoles.push(stream);
+    }
+    let answer = server.exchange(&request("GET", "/healthz", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    server.stop.send(true).unwrap();
+    for mut console in consoles {
+        let mut rest = Vec::new();
+        let read = timeout(PATIENCE, console.read_to_end(&mut rest))
+            .await
+            .unwrap();
+        assert_eq!(read.unwrap_or(0), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_socket_is_opened_to_a_group_on_request() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("godwit.sock");
+    let socket = UnixSocket::bind(&path).unwrap();
+    let group = std::fs::metadata(&path).unwrap().gid();
+    socket.open_to_group(group).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
 }

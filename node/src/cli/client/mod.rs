@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use godwit_proto::api::{Failed, IDEMPOTENCY_KEY, Page, Written};
+use godwit_proto::api::{Failure, IDEMPOTENCY_KEY, Page, Written};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -287,8 +287,8 @@ fn draw_key() -> Result<String, CodedError> {
 }
 
 fn refused(reply: &Reply) -> CodedError {
-    match serde_json::from_slice::<Failed>(&reply.body) {
-        Ok(failed) => failed.error.into(),
+    match serde_json::from_slice::<Failure>(&reply.body) {
+        Ok(failure) => failure.into(),
         Err(_) => CodedError::new(
             ErrorCode::PeerProtocol,
             format!("the daemon answered {} and does not say why", reply.status),
@@ -343,5 +343,67 @@ mod tests {
         let error = client.get("/v1/guests").unwrap_err();
         assert_eq!(error.code(), ErrorCode::NoDaemon);
         assert!(error.to_string().contains("--socket"), "{error}");
+    }
+
+    /// Reads a request without a body, and answers its head.
+    fn head(stream: &mut std::os::unix::net::UnixStream) -> String {
+        use std::io::Read;
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    #[test]
+    fn a_change_whose_answer_was_lost_is_sent_again_with_its_key() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("godwit.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut first, _) = listener.accept().unwrap();
+            let lost = head(&mut first);
+            drop(first);
+            let (mut second, _) = listener.accept().unwrap();
+            let again = head(&mut second);
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+            second.write_all(answer).unwrap();
+            (lost, again)
+        });
+        let mut client = Client::new(&socket).unwrap();
+        let path = "/v1/guests/web/stop";
+        let answer = client.change::<()>(&Method::POST, path, None).unwrap();
+        assert_eq!(answer, serde_json::json!({}));
+        let (lost, again) = server.join().unwrap();
+        assert!(lost.contains(IDEMPOTENCY_KEY), "{lost}");
+        assert_eq!(lost, again);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_is_told_as_such() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("godwit.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let answers = [
+            "HTTP/1.1 500 X\r\nContent-Length: 5\r\n\r\n<html",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html",
+        ];
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for answer in answers {
+                head(&mut stream);
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let mut client = Client::new(&socket).unwrap();
+        for _ in answers {
+            let error = client.get("/v1/guests").unwrap_err();
+            assert_eq!(error.code(), ErrorCode::PeerProtocol);
+        }
+        server.join().unwrap();
     }
 }

@@ -8,12 +8,14 @@ use godwit_proto::codes::{CodedError, ErrorCode};
 use hyper::{Method, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{ANSWER_TIME, Client, SendError, collect, refused, request, send};
 use crate::foreground::keys::{Action, Input, Keys};
+use crate::foreground::signals::Signals;
 use crate::foreground::terminal::RawTerminal;
+use crate::wait::{self, Watched};
 
 /// Pieces of input that wait for the console.
 const MAX_WAITING: usize = 16;
@@ -61,6 +63,7 @@ async fn carry<S: tokio::io::AsyncRead + tokio::io::AsyncWrite>(
     if escapes {
         let _ = writeln!(io::stderr(), "godwit: Ctrl-A x leaves; the guest runs on");
     }
+    let mut asked_to_end = watch_signals().map_err(failed)?;
     let mut input = read_stdin(escapes);
     let (mut from, mut to) = tokio::io::split(stream);
     let mut chunk = [0; 4096];
@@ -78,12 +81,29 @@ async fn carry<S: tokio::io::AsyncRead + tokio::io::AsyncWrite>(
                 Err(error) => return Err(failed(error)),
             },
             typed = input.recv(), if has_input => match typed {
-                Some(Typed::Bytes(bytes)) => to.write_all(&bytes).await.map_err(failed)?,
+                // A console that takes nothing is left, too, when that is asked for.
+                Some(Typed::Bytes(bytes)) => tokio::select! {
+                    written = to.write_all(&bytes) => written.map_err(failed)?,
+                    _ = &mut asked_to_end => return Ok(()),
+                },
                 Some(Typed::Leave) => return Ok(()),
                 None => has_input = false,
             },
+            _ = &mut asked_to_end => return Ok(()),
         }
     }
+}
+
+/// Ready once a signal asks for the end, which must not leave the terminal raw.
+fn watch_signals() -> io::Result<oneshot::Receiver<()>> {
+    let signals = Signals::install()?;
+    let (sender, receiver) = oneshot::channel();
+    thread::spawn(move || {
+        // Without this watch the signals would do nothing: then the console ends at once.
+        let _ = wait::ready([Watched::readable(&signals)], None);
+        let _ = sender.send(());
+    });
+    Ok(receiver)
 }
 
 /// What came in from the user.
