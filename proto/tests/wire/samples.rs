@@ -7,13 +7,11 @@ use godwit_proto::frame::{self, Frame, FrameError, FrameKind};
 use godwit_proto::guest::{
     BootSpec, DiskSpec, GuestSpec, HugePages, Kernel, MemorySpec, NetSpec, SerialSpec,
 };
-use godwit_proto::id::{Epoch, GuestId, MigrationId};
-use godwit_proto::migrate::Mode;
+use godwit_proto::id::{Epoch, MigrationId};
 use godwit_proto::process::{
-    AwaitRequest, Compression, ConsoleKind, Departure, DeviceStats, DiskOverride, ExitReason,
-    GuestState, GuestStats, HandedTap, Leaving, Mandate, MandateState, MigrateRequest,
-    NamedCounter, NetOverride, Origin, Overrides, Parting, Proof, REQUEST_LIMITS, RESPONSE_LIMITS,
-    Request, Response, SnapshotReport, Standing, TimeoutAction, VERSIONS, VcpuStats,
+    AwaitRequest, ConsoleKind, Departure, DeviceStats, ExitReason, GuestState, GuestStats,
+    HandedTap, Leaving, MandateState, NamedCounter, Parting, Proof, REQUEST_LIMITS,
+    RESPONSE_LIMITS, Request, Response, SnapshotReport, Standing, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
 use godwit_proto::state::block::BlockState;
@@ -33,6 +31,8 @@ use godwit_proto::state::vcpu::{CpuidEntry, Msr, VcpuState, Xcr};
 mod agent;
 mod cluster;
 mod migrate;
+mod peer;
+mod process;
 mod raft;
 
 /// Whether bytes decode to the sample's value; an error when they do not decode at all.
@@ -58,6 +58,7 @@ pub(crate) fn all() -> Vec<Sample> {
     samples.extend(requests().into_iter().map(request));
     samples.extend(responses().into_iter().map(response));
     samples.extend(migrate::samples());
+    samples.extend(peer::samples());
     samples.push(cluster::entry());
     samples
 }
@@ -272,7 +273,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Restore {
             dir: "/var/lib/godwit/snapshots/web-1".into(),
             lazy: true,
-            overrides: overrides(),
+            overrides: process::overrides(),
         },
         Request::Start,
         Request::Pause,
@@ -291,14 +292,14 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::PowerButton,
         Request::Reset,
         Request::Stop,
-        Request::Migrate(migrate_request()),
+        Request::Migrate(process::migrate_request()),
         Request::MigrationProgress,
         Request::CancelMigration,
         Request::HandOver,
         Request::InjectFaults {
             faults: vec!["source:pause-guest=kill".into()],
         },
-        Request::Mandate(mandate()),
+        Request::Mandate(process::mandate()),
         Request::Prove(Proof {
             epoch: Epoch::new(7),
             until_ns: 12_000_000_345,
@@ -309,12 +310,12 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Await(AwaitRequest {
             listen: "192.0.2.7:0".into(),
             patience_ms: 30_000,
-            overrides: overrides(),
+            overrides: process::overrides(),
             overcommit: false,
         }),
         Request::Leave {
             migration: MigrationId::from_bytes([2; 16]),
-            request: migrate_request(),
+            request: process::migrate_request(),
         },
         Request::OpenWindow,
         Request::Forecast {
@@ -326,53 +327,6 @@ pub(crate) fn requests() -> Vec<Request> {
             watch_ms: 3000,
         },
     ]
-}
-
-fn migrate_request() -> MigrateRequest {
-    MigrateRequest {
-        to: "192.0.2.7:7401".into(),
-        token: "a token".into(),
-        downtime_limit_ms: Some(100),
-        timeout_ms: None,
-        local: Some("/run/godwit/web-1.sock".into()),
-        bandwidth_cap: Some(125_000_000),
-        streams: Some(4),
-        mode: Some(Mode::Hybrid),
-        timeout_action: Some(TimeoutAction::PostCopy),
-        throttle_start: Some(20),
-        throttle_step: Some(10),
-        throttle_max: Some(90),
-        compression: Some(Compression::Level(-3)),
-        verify: true,
-        recovery_window_ms: Some(60_000),
-        retain_ms: Some(120_000),
-        asked_by: "alice".into(),
-        why: "maintenance".into(),
-    }
-}
-
-fn overrides() -> Overrides {
-    Overrides {
-        disks: vec![DiskOverride {
-            id: "root".into(),
-            path: "/dev/vg0/web-1".into(),
-        }],
-        nets: vec![NetOverride {
-            id: "lan".into(),
-            tap: "tap9".into(),
-        }],
-        serial: Some(SerialSpec::Null),
-        console: None,
-    }
-}
-
-fn mandate() -> Mandate {
-    Mandate {
-        guest: GuestId::from_bytes([1; 16]),
-        epoch: Epoch::new(7),
-        leased: true,
-        origin: Origin::Moved(MigrationId::from_bytes([2; 16])),
-    }
 }
 
 pub(crate) fn responses() -> Vec<Response> {
@@ -419,7 +373,7 @@ pub(crate) fn responses() -> Vec<Response> {
             left_by: Some(MigrationId::from_bytes([7; 16])),
         },
         Response::Standing(Standing {
-            mandate: Some(mandate()),
+            mandate: Some(process::mandate()),
             state: MandateState::Running,
             departure: Some(Departure {
                 migration: MigrationId::from_bytes([2; 16]),
