@@ -10,7 +10,7 @@ use godwit_proto::guest::{
 use godwit_proto::id::{Epoch, MigrationId};
 use godwit_proto::process::{
     AwaitRequest, ConsoleKind, Departure, DeviceStats, ExitReason, GuestState, GuestStats,
-    HandedTap, Leaving, MandateState, NamedCounter, Parting, Proof, REQUEST_LIMITS,
+    HandedTap, Leaving, MandateState, MigrateRequest, NamedCounter, Parting, Proof, REQUEST_LIMITS,
     RESPONSE_LIMITS, Request, Response, SnapshotReport, Standing, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
