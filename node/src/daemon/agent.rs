@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use godwit_control_plane::agent::{Action, Agent};
 use godwit_control_plane::lease::ClockBound;
-use godwit_proto::cluster::{Command, LeaseAnswer};
+use godwit_proto::cluster::{Command, LeaseAnswer, Role, Window};
 use godwit_proto::codes::CodedError;
 use godwit_proto::id::NodeId;
 use godwit_proto::process::MigrateRequest;
@@ -22,6 +22,9 @@ use super::node::Node;
 
 /// How often a node without a leader tries to be heard.
 const UNHEARD: Duration = Duration::from_millis(200);
+
+/// How often a node asks while a guest waits to leave.
+const WORD: Duration = Duration::from_millis(20);
 
 /// This node's agent.
 pub(super) struct Doer {
@@ -81,6 +84,8 @@ impl Doer {
                     } else if answer.desired.is_some() || answer.lease == LeaseAnswer::NotHeld {
                         // It is to be told at once that this is known now.
                         Duration::from_millis(5)
+                    } else if self.awaits_word() {
+                        WORD
                     } else {
                         Duration::from_millis(answer.renew_ms.into())
                     }
@@ -93,6 +98,16 @@ impl Doer {
             // Told that there is something new, or time.
             let _ = timeout(pause, self.woken.notified()).await;
         }
+    }
+
+    /// Whether a guest is about to leave, and its source waits to hear that the target knows.
+    fn awaits_word(&self) -> bool {
+        let agent = self.agent();
+        let desired = agent.desired();
+        let mut guests = desired.into_iter().flat_map(|desired| &desired.guests);
+        guests.any(
+            |guest| matches!(&guest.role, Role::Source(moving) if moving.window == Window::Open),
+        )
     }
 
     /// Tells every guest process until when it may run.

@@ -235,8 +235,8 @@ impl Lab {
         println!("Its processes and files are below {}.", self.dir.display());
     }
 
-    /// Ends every process and removes every file of the lab.
-    pub(super) fn clean_up(&mut self) {
+    /// Ends every process of the lab and removes its files, unless they are `needed` to see what went wrong.
+    pub(super) fn clean_up(&mut self, needed: bool) {
         for index in 0..self.nodes.len() {
             let guests = self.guest_processes(index);
             if let Some(mut daemon) = self.nodes[index].daemon.take() {
@@ -249,6 +249,11 @@ impl Lab {
                 let _ = kill_process(guest, Signal::KILL);
             }
         }
+        self.kept = true;
+        if needed {
+            eprintln!("the nodes' files are left in {}", self.dir.display());
+            return;
+        }
         let removed = match self.own {
             true => {
                 let dirs = self.nodes.iter().map(|node| fs::remove_dir_all(&node.dir));
@@ -259,7 +264,6 @@ impl Lab {
         if let Err(error) = removed {
             eprintln!("cannot remove {}: {error}", self.dir.display());
         }
-        self.kept = true;
     }
 }
 
@@ -279,7 +283,7 @@ fn end(daemon: &mut Child) {
 impl Drop for Lab {
     fn drop(&mut self) {
         if !self.kept {
-            self.clean_up();
+            self.clean_up(false);
         }
     }
 }

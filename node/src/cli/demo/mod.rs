@@ -60,7 +60,7 @@ impl Demo {
         if self.keep && told.is_ok() {
             lab.keep();
         } else {
-            lab.clean_up();
+            lab.clean_up(told.is_err());
         }
         let ok = report.end();
         if self.keep && told.is_ok() {
