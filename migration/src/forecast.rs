@@ -1,9 +1,13 @@
 //! What a migration would be like, from what was measured for some seconds, without moving anything.
 //!
-//! The rounds of a pre-copy are played through: each takes as long as its pages need on the link as
-//! measured, and leaves what the guest was seen to write in so much time; the same [`Policy`] that decides
-//! in earnest decides what comes next. So a forecast is wrong by as much as the guest or the link change,
-//! and by nothing else that is known.
+//! [`Source::survey`](crate::source::Source::survey) measures. From [samples](Sample) of memory follows what a
+//! page costs that is sent for the first time, and one that is sent again; from the [curve](DirtyCurve) of
+//! what the guest writes, what a round of any length leaves. The rounds of a pre-copy are then played through,
+//! and the same [`Policy`] that decides in earnest decides what comes next. So a forecast is wrong by as much
+//! as the guest or the link change, as samples are not like the rest of memory, and as what a throttled guest
+//! writes is not in proportion.
+
+mod table;
 
 use std::time::Duration;
 
@@ -58,19 +62,155 @@ impl DirtyCurve {
     }
 }
 
+/// A part of memory that was sent, and what that took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Its pages.
+    pub pages: u64,
+    /// Of those, pages that were not zero.
+    pub content_pages: u64,
+    /// Bytes on the wire.
+    pub wire_bytes: u64,
+    /// From the first page until all were acknowledged.
+    pub duration: Duration,
+}
+
+/// What pages with content cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PageCost {
+    /// How many a second the source can encode and the link takes.
+    pub rate: f64,
+    /// Bytes on the wire for each.
+    pub wire_bytes: f64,
+}
+
 /// What was measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// Pages of the guest that are not zero.
+    /// Pages of the guest.
+    pub pages: u64,
+    /// Of those, pages that are not zero.
     pub content_pages: u64,
-    /// Of those, how many a second the source can encode and the link takes.
-    pub page_rate: f64,
-    /// Bytes on the wire for each.
-    pub page_wire_bytes: f64,
+    /// What it takes to find that the others are.
+    pub zero_time: Duration,
+    /// What a page costs that is sent for the first time.
+    pub first: PageCost,
+    /// What it costs when it is sent again.
+    pub again: PageCost,
     /// What the guest writes.
     pub dirty: DirtyCurve,
+    /// Until a round that went out is acknowledged.
+    pub round_trip: Duration,
     /// What a switch costs besides pages.
     pub switch_cost: Duration,
+}
+
+/// Fewer pages than this tell how small they get on the wire, but not how fast they go.
+const TELLING_PAGES: u64 = 256;
+
+impl Measured {
+    /// What `samples` of a guest with `pages` pages tell, and one of pages that were sent before. Their
+    /// times have the way of the acknowledgement in them. What the guest writes and what a switch costs
+    /// is left open. `None` without any sample.
+    #[must_use]
+    pub fn from_samples(
+        samples: &[Sample],
+        again: Option<Sample>,
+        pages: u64,
+        round_trip: Duration,
+    ) -> Option<Self> {
+        let sampled: u64 = samples.iter().map(|sample| sample.pages).sum();
+        let content: u64 = samples.iter().map(|sample| sample.content_pages).sum();
+        if sampled == 0 {
+            return None;
+        }
+        // The link warms up.
+        let warm = &samples[usize::from(samples.len() > 3)..];
+        let time = Times::of(warm, round_trip);
+        let wire: u64 = samples.iter().map(|sample| sample.wire_bytes).sum();
+        let first = PageCost {
+            rate: 1.0 / time.content.max(1e-9),
+            wire_bytes: match content {
+                // None was seen; any that there is goes at worst as it is.
+                0 => PAGE_BYTES as f64,
+                content => wire as f64 / content as f64,
+            },
+        };
+        let content_pages = (content as f64 / sampled as f64 * pages as f64) as u64;
+        let zeros = pages.saturating_sub(content_pages);
+        let again = again
+            .filter(|again| again.content_pages > 0)
+            .map_or(first, |again| {
+                let count = again.content_pages as f64;
+                let time = again.duration.saturating_sub(round_trip).as_secs_f64();
+                PageCost {
+                    rate: match again.content_pages {
+                        TELLING_PAGES.. => count / time.max(1e-9),
+                        _ => first.rate,
+                    },
+                    wire_bytes: again.wire_bytes as f64 / count,
+                }
+            });
+        Some(Self {
+            pages,
+            content_pages,
+            zero_time: seconds(time.zero * zeros as f64),
+            first,
+            again,
+            dirty: DirtyCurve::default(),
+            round_trip,
+            switch_cost: Duration::ZERO,
+        })
+    }
+}
+
+/// Seconds for a page with content, and for one without.
+struct Times {
+    content: f64,
+    zero: f64,
+}
+
+impl Times {
+    /// The least squares over `samples`.
+    fn of(samples: &[Sample], round_trip: Duration) -> Self {
+        let (mut cc, mut cz, mut zz, mut ct, mut zt) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        let (mut contents, mut zeros, mut times) = (0.0, 0.0, 0.0);
+        for sample in samples {
+            let content = sample.content_pages as f64;
+            let zero = sample.pages.saturating_sub(sample.content_pages) as f64;
+            let time = sample.duration.saturating_sub(round_trip);
+            let time = time.as_secs_f64();
+            cc += content * content;
+            cz += content * zero;
+            zz += zero * zero;
+            ct += content * time;
+            zt += zero * time;
+            contents += content;
+            zeros += zero;
+            times += time;
+        }
+        let determinant = cc * zz - cz * cz;
+        // Samples that are all alike tell the two apart by chance only.
+        if determinant > 0.01 * cc * zz {
+            let content = (ct * zz - zt * cz) / determinant;
+            let zero = (zt * cc - ct * cz) / determinant;
+            if content > 0.0 && zero >= 0.0 {
+                return Self { content, zero };
+            }
+        }
+        // A zero page costs a small part of another: all that is there is put down to those.
+        if contents > 0.0 {
+            return Self {
+                content: times / contents,
+                zero: 0.0,
+            };
+        }
+        let each = times / f64::max(zeros, 1.0);
+        Self {
+            content: each,
+            zero: each,
+        }
+    }
 }
 
 /// How a migration would end.
@@ -114,6 +254,8 @@ pub struct Forecast {
     pub content_pages: u64,
     /// Measured: bytes on the wire of a page that is not zero.
     pub page_wire_bytes: f64,
+    /// Measured: that of one that is sent again.
+    pub again_wire_bytes: f64,
 }
 
 fn as_ms<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -129,7 +271,7 @@ impl Forecast {
             options,
             policy: Policy::new(options),
             elapsed: Duration::ZERO,
-            sent_pages: 0,
+            wire_bytes: 0,
             throttle: 0,
             throttle_max: 0,
             troubled: false,
@@ -148,7 +290,7 @@ struct Play<'a> {
     options: &'a Options,
     policy: Policy,
     elapsed: Duration,
-    sent_pages: u64,
+    wire_bytes: u64,
     throttle: u8,
     throttle_max: u8,
     troubled: bool,
@@ -157,25 +299,25 @@ struct Play<'a> {
 
 impl Play<'_> {
     fn rounds(mut self) -> Forecast {
-        let mut pages = self.measured.content_pages;
+        let measured = self.measured;
+        let mut pages = measured.content_pages;
+        let mut cost = measured.first;
+        let mut besides = measured.zero_time;
         loop {
-            let duration = self.time_of(pages);
+            let duration = besides + time_of(pages, cost) + measured.round_trip;
             let running = duration.mul_f64(f64::from(100 - self.throttle.min(100)) / 100.0);
-            let dirty = self
-                .measured
-                .dirty
-                .within(running, self.measured.content_pages.max(1));
+            let dirty = measured.dirty.within(running, measured.pages);
             self.rounds += 1;
             self.elapsed += duration;
-            self.sent_pages += pages;
+            self.sent(pages, cost);
             let choice = self.policy.choose(&RoundFacts {
                 round: self.rounds,
                 pages,
                 content_pages: pages,
-                wire_bytes: self.wire_bytes(pages),
+                wire_bytes: wire_bytes(pages, cost),
                 duration,
                 dirty_pages: dirty,
-                switch_cost: self.measured.switch_cost,
+                switch_cost: measured.switch_cost,
                 elapsed: self.elapsed,
             });
             self.troubled |= choice.reason == Reason::Throttled;
@@ -183,14 +325,14 @@ impl Play<'_> {
                 Decision::Continue(throttle) if self.rounds < MAX_ROUNDS => {
                     self.throttle = throttle;
                     self.throttle_max = self.throttle_max.max(throttle);
-                    pages = dirty;
+                    (pages, cost) = (dirty, measured.again);
+                    besides = Duration::ZERO;
                 }
                 Decision::Continue(_) | Decision::GiveUp => return self.end(Ending::TimeUp, 0),
                 Decision::Switch => return self.end(Ending::Switch, dirty),
                 Decision::PostCopy => {
-                    let left = self.time_of(dirty);
-                    self.sent_pages += dirty;
-                    self.elapsed += left;
+                    self.elapsed += time_of(dirty, measured.first);
+                    self.sent(dirty, measured.first);
                     return self.end(Ending::PostCopy, 0);
                 }
             }
@@ -200,14 +342,14 @@ impl Play<'_> {
     /// All memory follows the guest.
     fn follow(mut self) -> Forecast {
         let pages = self.measured.content_pages;
-        self.elapsed += self.time_of(pages);
-        self.sent_pages += pages;
+        self.elapsed += self.measured.zero_time + time_of(pages, self.measured.first);
+        self.sent(pages, self.measured.first);
         self.end(Ending::PostCopy, 0)
     }
 
     fn end(mut self, ending: Ending, last_pages: u64) -> Forecast {
-        let last = self.time_of(last_pages);
-        self.sent_pages += last_pages;
+        let last = time_of(last_pages, self.measured.again);
+        self.sent(last_pages, self.measured.again);
         let blackout = match ending {
             Ending::TimeUp => Duration::ZERO,
             Ending::Switch | Ending::PostCopy => self.measured.switch_cost + last,
@@ -224,116 +366,33 @@ impl Play<'_> {
             total: self.elapsed + blackout,
             blackout,
             rounds: self.rounds,
-            wire_bytes: self.wire_bytes(self.sent_pages),
+            wire_bytes: self.wire_bytes,
             throttle_percent: self.throttle_max,
-            link_rate: self.measured.page_rate * self.measured.page_wire_bytes,
+            link_rate: self.measured.first.rate * self.measured.first.wire_bytes,
             dirty_rate: self.measured.dirty.rate(),
             content_pages: self.measured.content_pages,
-            page_wire_bytes: self.measured.page_wire_bytes,
+            page_wire_bytes: self.measured.first.wire_bytes,
+            again_wire_bytes: self.measured.again.wire_bytes,
         }
     }
 
-    fn time_of(&self, pages: u64) -> Duration {
-        let seconds = pages as f64 / self.measured.page_rate.max(1.0);
-        Duration::from_secs_f64(seconds.min(1e9))
+    fn sent(&mut self, pages: u64, cost: PageCost) {
+        self.wire_bytes = self.wire_bytes.saturating_add(wire_bytes(pages, cost));
     }
+}
 
-    fn wire_bytes(&self, pages: u64) -> u64 {
-        (pages as f64 * self.measured.page_wire_bytes.min(2.0 * PAGE_BYTES as f64)) as u64
-    }
+fn time_of(pages: u64, cost: PageCost) -> Duration {
+    seconds(pages as f64 / cost.rate.max(1.0))
+}
+
+fn wire_bytes(pages: u64, cost: PageCost) -> u64 {
+    (pages as f64 * cost.wire_bytes.min(2.0 * PAGE_BYTES as f64)) as u64
+}
+
+/// As a time, of 30 years at most.
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.clamp(0.0, 1e9))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// 1 GiB of content at 125 MB/s, 4 KiB a page; the guest writes `rate` pages a second of `hot`.
-    fn measured(rate: u64, hot: u64) -> Measured {
-        let mut dirty = DirtyCurve::default();
-        for tenth in 1..=30 {
-            dirty.note(
-                Duration::from_millis(tenth * 100),
-                (rate * tenth / 10).min(hot),
-            );
-        }
-        Measured {
-            content_pages: 262_144,
-            page_rate: 125e6 / 4096.0,
-            page_wire_bytes: 4096.0,
-            dirty,
-            switch_cost: Duration::from_millis(4),
-        }
-    }
-
-    fn with(mode: Mode) -> Options {
-        Options {
-            mode,
-            ..Options::default()
-        }
-    }
-
-    #[test]
-    fn a_calm_guest_is_sent_once_and_switches_in_the_fixed_cost() {
-        let forecast = Forecast::of(&measured(0, 0), &with(Mode::Hybrid));
-        assert_eq!(forecast.ending, Ending::Switch);
-        assert!(forecast.converges);
-        assert_eq!(forecast.rounds, 1);
-        assert_eq!(forecast.blackout, Duration::from_millis(4));
-        let total = forecast.total.as_secs_f64();
-        assert!((8.5..8.7).contains(&total), "{total}");
-    }
-
-    #[test]
-    fn a_guest_that_writes_faster_than_the_link_takes_never_converges_by_itself() {
-        let busy = measured(100_000, 262_144);
-        let hybrid = Forecast::of(&busy, &with(Mode::Hybrid));
-        assert_eq!(hybrid.ending, Ending::PostCopy);
-        assert!(!hybrid.converges);
-        assert_eq!(hybrid.blackout, Duration::from_millis(4));
-        let pre_copy = Forecast::of(&busy, &with(Mode::PreCopy));
-        assert!(!pre_copy.converges);
-        assert!(pre_copy.throttle_percent >= 20);
-    }
-
-    #[test]
-    fn a_small_working_set_switches_within_the_limit_however_often_it_is_written() {
-        let forecast = Forecast::of(&measured(1_000_000, 2_000), &with(Mode::PreCopy));
-        assert_eq!(forecast.ending, Ending::Switch);
-        assert!(forecast.converges);
-        assert!(
-            forecast.blackout <= Duration::from_millis(300),
-            "{forecast:?}"
-        );
-    }
-
-    #[test]
-    fn post_copy_pays_the_fixed_cost_and_one_pass() {
-        let forecast = Forecast::of(&measured(100_000, 262_144), &with(Mode::PostCopy));
-        assert_eq!((forecast.rounds, forecast.ending), (0, Ending::PostCopy));
-        assert_eq!(forecast.wire_bytes, 1 << 30);
-    }
-
-    #[test]
-    fn absurd_measurements_give_a_forecast_all_the_same() {
-        let mut absurd = measured(0, 0);
-        absurd.page_rate = 0.0;
-        absurd.page_wire_bytes = f64::INFINITY;
-        for mode in [Mode::PreCopy, Mode::PostCopy, Mode::Hybrid, Mode::Local] {
-            let forecast = Forecast::of(&absurd, &with(mode));
-            assert!(forecast.rounds <= MAX_ROUNDS);
-        }
-    }
-
-    #[test]
-    fn the_curve_goes_on_as_it_ended_and_never_past_all_pages() {
-        let mut curve = DirtyCurve::default();
-        curve.note(Duration::from_secs(1), 100);
-        curve.note(Duration::from_secs(1), 200);
-        curve.note(Duration::from_secs(2), 120);
-        assert_eq!(curve.within(Duration::from_millis(500), 1000), 50);
-        assert_eq!(curve.within(Duration::from_millis(1500), 1000), 110);
-        assert_eq!(curve.within(Duration::from_secs(4), 1000), 160);
-        assert_eq!(curve.within(Duration::from_secs(400), 1000), 1000);
-        assert_eq!(DirtyCurve::default().within(Duration::MAX, 7), 0);
-    }
-}
+mod tests;

@@ -87,6 +87,14 @@ impl PageSet {
         }
     }
 
+    /// Takes out what is not in `other`, a set over the same guest.
+    pub fn intersect(&mut self, other: &Self) {
+        assert_eq!(self.pages, other.pages, "sets of one guest");
+        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
+            *mine &= theirs;
+        }
+    }
+
     /// Whether all pages of `other` are in, a set over the same guest.
     pub fn contains_all(&self, other: &Self) -> bool {
         assert_eq!(self.pages, other.pages, "sets of one guest");

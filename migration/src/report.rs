@@ -10,6 +10,7 @@ use godwit_proto::codes::CodedError;
 use serde::{Serialize, Serializer};
 
 use crate::policy::Reason;
+pub(crate) use table::{Bytes, Ms};
 
 /// Where a migration is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +20,8 @@ pub enum Phase {
     Preparing,
     /// Memory is copied while the guest runs.
     Copying,
+    /// Samples are sent for a forecast; the guest is not moved.
+    Forecasting,
     /// The change of owner is announced, the guest runs.
     OpeningWindow,
     /// The guest is paused.

@@ -34,6 +34,7 @@
 //! | 49 | the target took the guest over and never ran it |
 //! | 50 | the source was lost with pages that the running guest still needs |
 //! | 51 | the guest at the source is paused and cannot be resumed |
+//! | 52 | it was a forecast; the guest was not to move |
 //! | 60 | there is no such object |
 //! | 61 | the name or id is taken |
 //! | 62 | the object has changed since it was read |
@@ -146,6 +147,8 @@ codes! {
     PagesLost = 50,
     /// The guest at the source is paused and cannot be resumed.
     SourceStuck = 51,
+    /// It was a forecast; the guest was not to move.
+    OnlyForecast = 52,
     /// There is no such object.
     NotFound = 60,
     /// The name or id is taken.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use godwit_proto::migrate::FromSource;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::MAX_HEARD;
 use super::hello::settle;
@@ -112,8 +112,23 @@ impl Events {
     }
 }
 
-/// Takes in the links that the source makes after the first.
-pub(super) async fn await_again(mut receiver: Receiver, sender: mpsc::UnboundedSender<Happening>) {
+/// Takes in the links that the source makes after the first, until whoever holds the other end of
+/// `shutting` drops it.
+pub(super) async fn await_again(
+    mut receiver: Receiver,
+    sender: mpsc::UnboundedSender<Happening>,
+    mut shutting: oneshot::Receiver<()>,
+) -> Receiver {
+    tokio::select! {
+        () = take_in(&mut receiver, sender) => {}
+        _ = &mut shutting => return receiver,
+    }
+    // There is nothing more to take in.
+    let _ = shutting.await;
+    receiver
+}
+
+async fn take_in(receiver: &mut Receiver, sender: mpsc::UnboundedSender<Happening>) {
     const PATIENCE: Duration = Duration::from_secs(3600);
     loop {
         match receiver.accept_resumed(PATIENCE).await {

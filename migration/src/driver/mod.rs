@@ -24,7 +24,7 @@ mod target;
 mod verify;
 
 pub use hello::settle;
-pub use source::{Controls, SourceGuest, Way, Window, migrate};
+pub use source::{Controls, SourceGuest, Way, Window, forecast, migrate};
 pub use target::{FirstFrame, Prepared, TargetHost, Watched, receive};
 
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! The source's driver: gives a running guest away.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_proto::codes::{CodedError, ErrorCode};
@@ -9,7 +9,7 @@ use godwit_proto::frame::{Frame, FrameKind};
 use godwit_proto::migrate::{FromSource, FromTarget, Offer, PageRun, VERSIONS};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant as TokioInstant, sleep_until};
+use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
 
 use super::fault_stream::FaultStream;
 use super::hello::settle;
@@ -17,11 +17,12 @@ use super::rounds::Rounds;
 use super::{MAX_HEARD, coded, digest_seed, first_frame, verify};
 use crate::PageSet;
 use crate::fault::Faults;
+use crate::forecast::Forecast;
 use crate::options::{self, Options};
 use crate::page::{Compression, DEFAULT_COPIES_BYTES, DigestTable, SentPages};
 use crate::ports::{DirtyLog, GuestMemory, Pausable, PortError};
 use crate::report::{Outcome, Progress, Receipt};
-use crate::source::{Command, Event, Request, Source, Step};
+use crate::source::{Command, Event, Request, RoundKind, Source, Step};
 use crate::transport::{
     CloseCode, Dialer, FrameReceiver, FrameSender, Peer, SourceLink, TransportError,
 };
@@ -64,6 +65,9 @@ pub struct Window {
 /// How long the target has to take what was said last.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long a target may take to take a guest apart whose move was forecast.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -75,8 +79,59 @@ pub struct Way {
     pub address: SocketAddr,
 }
 
+/// Pages that are looked at together for whether they were ever touched.
+const UNTOUCHED_PAGES: u64 = 64;
+
 /// Between two tries to reach a target.
 const REDIAL_PAUSE: Duration = Duration::from_millis(250);
+
+/// Forecasts a move of `guest` over `link`: watches it for `watch`, sends samples of its memory, and leaves it as
+/// it is. Takes a few times `watch` at most.
+///
+/// Needs tokio's multi-threaded runtime. `options` have been checked.
+///
+/// # Errors
+/// Every reason for which the target refuses the guest, or the one for which nothing could be measured.
+pub async fn forecast(
+    link: SourceLink,
+    way: Way,
+    guest: SourceGuest,
+    offer: Offer,
+    options: Options,
+    watch: Duration,
+    mut controls: Controls,
+) -> Result<Forecast, Vec<CodedError>> {
+    let begin = Instant::now();
+    let mut driver = Driver::new(link, way, guest, &offer, &options, &mut controls);
+    let (mut machine, commands) = Source::survey(offer, options, watch, begin.elapsed());
+    driver.carry_out(commands).await;
+    driver.run(&mut machine, begin, &mut controls).await;
+    if machine.forecast().is_some() {
+        // From then on the target takes the guest, or another forecast.
+        let _ = timeout(FAREWELL, driver.closed_there()).await;
+    }
+    driver.end().await;
+    match machine.forecast() {
+        Some(forecast) => Ok(forecast.clone()),
+        None => {
+            let outcome = machine.receipt().outcome;
+            Err(outcome.map_or_else(Vec::new, |outcome| outcome.errors().to_vec()))
+        }
+    }
+}
+
+/// Takes what was never touched, and so is zero, out of `pages`: reading it would take memory.
+fn leave_out_untouched(pages: &mut PageSet, memory: &dyn GuestMemory) {
+    let runs: Vec<_> = pages.runs().collect();
+    for (first, count) in runs {
+        for piece in (first..first + count).step_by(UNTOUCHED_PAGES as usize) {
+            let count = UNTOUCHED_PAGES.min(first + count - piece);
+            if memory.is_untouched(piece, count) {
+                pages.remove_run(piece, count);
+            }
+        }
+    }
+}
 
 /// Moves `guest` over `link`, and returns the receipt when it is over, whatever became of it. Unless the
 /// receipt says that it was moved, the guest runs here as before.
@@ -92,70 +147,18 @@ pub async fn migrate(
     mut controls: Controls,
 ) -> Receipt {
     let begin = Instant::now();
-    let (sender, mut inbox) = mpsc::unbounded_channel();
-    let (said, mut heard) = mpsc::channel(MAX_HEARD);
-    let digests = guest
-        .had
-        .clone()
-        .unwrap_or_else(|| Arc::new(DigestTable::new(offer.pages, digest_seed(&offer))));
-    let mut driver = Driver {
-        pages: offer.pages,
-        sent: Arc::new(SentPages::new(digests, DEFAULT_COPIES_BYTES)),
-        compression: match options.compression {
-            options::Compression::Auto => Compression::Auto,
-            options::Compression::Off => Compression::Off,
-            options::Compression::Level(level) => Compression::Level(level),
-        },
-        guest,
-        way,
-        sender,
-        said,
-        live: None,
-        number: 0,
-        redialling: None,
-        faults: controls.faults,
-        window: controls.window,
-    };
-    driver.connect(link);
+    let mut driver = Driver::new(link, way, guest, &offer, &options, &mut controls);
     let (mut machine, commands) = Source::start(offer, options, request, begin.elapsed());
     driver.carry_out(commands).await;
-    let mut show = tokio::time::interval(PROGRESS_EVERY);
-    let mut cancellable = true;
-    while !machine.is_finished() {
-        let due = machine
-            .deadline()
-            .map_or(begin + Duration::from_secs(86_400), |at| begin + at);
-        let happening = tokio::select! {
-            happening = inbox.recv() => happening.expect("the driver holds a sender"),
-            Some(happening) = heard.recv() => happening,
-            // Read here and not by a task of its own: a vCPU waits.
-            event = driver.next_request() => Happening::Event(event),
-            () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
-            changed = controls.cancel.changed(), if cancellable => {
-                cancellable = false;
-                if changed.is_err() || !*controls.cancel.borrow() {
-                    continue;
-                }
-                Happening::Event(Event::Cancel)
-            }
-            _ = show.tick() => {
-                // Nobody may watch.
-                let _ = controls.progress.send(Some(machine.progress()));
-                continue;
-            }
-        };
-        if let Some(event) = driver.take(happening) {
-            let commands = machine.handle(event, begin.elapsed());
-            driver.carry_out(commands).await;
-        }
-    }
+    driver.run(&mut machine, begin, &mut controls).await;
     let mut receipt = machine.receipt();
     if receipt.outcome == Some(Outcome::Completed) {
+        let number = driver.number;
         let of_link = |happening| match happening {
-            Happening::FromLink(number, event) if number == driver.number => Some(event),
+            Happening::FromLink(of, event) if of == number => Some(event),
             _ => None,
         };
-        let after_resume = first_frame::heard(&mut heard, of_link).await;
+        let after_resume = first_frame::heard(&mut driver.heard, of_link).await;
         // More than the whole migration took cannot be true.
         if let Some(after_resume) = after_resume.filter(|&time| time <= begin.elapsed()) {
             receipt.note_first_frame(after_resume);
@@ -213,6 +216,22 @@ struct Live {
     listener: JoinHandle<()>,
 }
 
+/// The next request of the target for pages.
+async fn next_request(live: &mut Option<Live>) -> Event {
+    let Some(live) = live else {
+        return std::future::pending().await;
+    };
+    let Some(requests) = &mut live.requests else {
+        return std::future::pending().await;
+    };
+    let event = from_target(requests.next().await);
+    if matches!(event, Event::Control(FromTarget::PageRequest(_))) {
+        return event;
+    }
+    live.requests = None;
+    Event::LinkLost
+}
+
 struct Driver {
     guest: SourceGuest,
     pages: u64,
@@ -220,17 +239,94 @@ struct Driver {
     compression: Compression,
     way: Way,
     sender: mpsc::UnboundedSender<Happening>,
+    inbox: mpsc::UnboundedReceiver<Happening>,
     /// For what the target says.
     said: mpsc::Sender<Happening>,
+    heard: mpsc::Receiver<Happening>,
     live: Option<Live>,
     /// The number of the last link.
     number: u64,
     redialling: Option<JoinHandle<()>>,
+    /// The log was stopped. It is started on another thread, perhaps only now: not any more then.
+    log_over: Arc<Mutex<bool>>,
     faults: Faults,
     window: Option<Window>,
 }
 
 impl Driver {
+    fn new(
+        link: SourceLink,
+        way: Way,
+        guest: SourceGuest,
+        offer: &Offer,
+        options: &Options,
+        controls: &mut Controls,
+    ) -> Self {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let (said, heard) = mpsc::channel(MAX_HEARD);
+        let digests = guest
+            .had
+            .clone()
+            .unwrap_or_else(|| Arc::new(DigestTable::new(offer.pages, digest_seed(offer))));
+        let mut driver = Self {
+            pages: offer.pages,
+            sent: Arc::new(SentPages::new(digests, DEFAULT_COPIES_BYTES)),
+            compression: match options.compression {
+                options::Compression::Auto => Compression::Auto,
+                options::Compression::Off => Compression::Off,
+                options::Compression::Level(level) => Compression::Level(level),
+            },
+            guest,
+            way,
+            sender,
+            inbox,
+            said,
+            heard,
+            live: None,
+            number: 0,
+            redialling: None,
+            log_over: Arc::default(),
+            faults: controls.faults.clone(),
+            window: controls.window.take(),
+        };
+        driver.connect(link);
+        driver
+    }
+
+    /// Tells the machine what happens and does what it says, until it is finished.
+    async fn run(&mut self, machine: &mut Source, begin: Instant, controls: &mut Controls) {
+        let mut show = tokio::time::interval(PROGRESS_EVERY);
+        let mut cancellable = true;
+        while !machine.is_finished() {
+            let due = machine
+                .deadline()
+                .map_or(begin + Duration::from_secs(86_400), |at| begin + at);
+            let happening = tokio::select! {
+                happening = self.inbox.recv() => happening.expect("the driver holds a sender"),
+                Some(happening) = self.heard.recv() => happening,
+                // Read here and not by a task of its own: a vCPU waits.
+                event = next_request(&mut self.live) => Happening::Event(event),
+                () = sleep_until(TokioInstant::from_std(due)) => Happening::Event(Event::Tick),
+                changed = controls.cancel.changed(), if cancellable => {
+                    cancellable = false;
+                    if changed.is_err() || !*controls.cancel.borrow() {
+                        continue;
+                    }
+                    Happening::Event(Event::Cancel)
+                }
+                _ = show.tick() => {
+                    // Nobody may watch.
+                    let _ = controls.progress.send(Some(machine.progress()));
+                    continue;
+                }
+            };
+            if let Some(event) = self.take(happening) {
+                let commands = machine.handle(event, begin.elapsed());
+                self.carry_out(commands).await;
+            }
+        }
+    }
+
     /// What the machine is to hear of it.
     fn take(&mut self, happening: Happening) -> Option<Event> {
         match happening {
@@ -275,20 +371,13 @@ impl Driver {
         }
     }
 
-    /// The next request of the target for pages.
-    async fn next_request(&mut self) -> Event {
-        let Some(live) = &mut self.live else {
-            return std::future::pending().await;
-        };
-        let Some(requests) = &mut live.requests else {
-            return std::future::pending().await;
-        };
-        let event = from_target(requests.next().await);
-        if matches!(event, Event::Control(FromTarget::PageRequest(_))) {
-            return event;
+    /// The target has closed the link.
+    async fn closed_there(&mut self) {
+        while let Some(happening) = self.heard.recv().await {
+            if matches!(happening, Happening::FromLink(of, Event::LinkLost) if of == self.number) {
+                return;
+            }
         }
-        live.requests = None;
-        Event::LinkLost
     }
 
     fn redial(&mut self) {
@@ -338,9 +427,12 @@ impl Driver {
             match command {
                 Command::SendControl(message) => self.say(&message).await,
                 Command::StartDirtyLog => {
-                    let log = self.guest.log.clone();
+                    let (log, over) = (self.guest.log.clone(), self.log_over.clone());
                     self.work(Step::StartDirtyLog, move || {
-                        log.start()?;
+                        let over = over.lock().unwrap_or_else(PoisonError::into_inner);
+                        if !*over {
+                            log.start()?;
+                        }
                         Ok(Event::DirtyLogStarted)
                     });
                 }
@@ -352,7 +444,7 @@ impl Driver {
                         Ok(Event::Dirty(dirty))
                     });
                 }
-                Command::SendRound { round, pages, last } => self.send_round(round, pages, last),
+                Command::SendRound { round, pages, kind } => self.send_round(round, pages, kind),
                 Command::StopSending => {
                     if let Some(live) = &self.live {
                         live.rounds.stop_sending();
@@ -384,8 +476,9 @@ impl Driver {
                     });
                 }
                 Command::StopDirtyLog => {
-                    let log = self.guest.log.clone();
+                    let (log, over) = (self.guest.log.clone(), self.log_over.clone());
                     spawn_blocking(move || {
+                        *over.lock().unwrap_or_else(PoisonError::into_inner) = true;
                         if let Err(error) = log.stop() {
                             tracing::warn!(%error, "the dirty log goes on");
                         }
@@ -446,13 +539,16 @@ impl Driver {
         }
     }
 
-    fn send_round(&self, round: u32, pages: PageSet, last: bool) {
+    fn send_round(&self, round: u32, mut pages: PageSet, kind: RoundKind) {
         let Some(live) = &self.live else { return };
-        let armed = if last {
-            Ok(())
-        } else {
-            self.guest.log.arm(&pages)
+        let armed = match kind {
+            RoundKind::Copy => self.guest.log.arm(&pages),
+            RoundKind::FirstSample => self.guest.log.arm(&PageSet::full(self.pages)),
+            RoundKind::Last | RoundKind::Sample => Ok(()),
         };
+        if let RoundKind::FirstSample | RoundKind::Sample = kind {
+            leave_out_untouched(&mut pages, &*self.guest.memory);
+        }
         if let Err(error) = armed {
             return self.failed(Step::SendRound, &*error);
         }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::frame::FrameKind;
 use godwit_proto::migrate::{Accept, FromTarget, Offer, PageRun, VERSIONS};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
-use tokio::time::{Instant as TokioInstant, sleep_until};
+use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
 
 use super::arrivals::{Events, Happening, Told, await_again, hearing, listen};
 use super::fault_around::FaultAround;
@@ -78,7 +78,8 @@ const GOODBYE: Duration = Duration::from_secs(4);
 /// ends before the guest is ready to run here, it stays with the source.
 ///
 /// Needs tokio's multi-threaded runtime. Returns when the source knows how it ended, or cannot be
-/// told any more; the host learns everything as it happens.
+/// told any more; the host learns everything as it happens. The receiver comes back, for a source that
+/// only made a forecast may move the guest next.
 pub async fn receive(
     link: TargetLink,
     receiver: Receiver,
@@ -86,11 +87,12 @@ pub async fn receive(
     limits: Limits,
     mut watched: Watched,
     cancelled: impl Future<Output = ()>,
-) -> Outcome {
+) -> (Outcome, Receiver) {
     let begin = Instant::now();
     let (sender, mut inbox) = mpsc::unbounded_channel();
     let (told, mut heard) = hearing();
-    let door = tokio::spawn(await_again(receiver, sender.clone()));
+    let (shut, shutting) = oneshot::channel();
+    let door = tokio::spawn(await_again(receiver, sender.clone(), shutting));
     let mut machine = Target::start(limits, begin.elapsed());
     let mut driver = Driver {
         host,
@@ -136,9 +138,15 @@ pub async fn receive(
         driver.take(happening, &mut machine, begin.elapsed()).await;
     }
     driver.tell_first_frame().await;
-    // The source closes the link when it has heard how it ended, or comes again to ask.
+    let outcome = driver.outcome.take();
+    let outcome = outcome.expect("the machine finishes with an outcome");
+    // The source closes the link when it has heard how it ended, or comes again to ask. That of a
+    // forecast has heard: it waits until it may begin again.
+    let forecast = outcome.is_forecast();
     driver.said = Instant::now();
-    while let Some(until) = driver.awaits_source(limits.recovery_window) {
+    while let Some(until) = driver.awaits_source(limits.recovery_window)
+        && !forecast
+    {
         let happening = tokio::select! {
             happening = inbox.recv() => happening.expect("the driver holds a sender"),
             Some(happening) = heard.next() => happening,
@@ -149,17 +157,20 @@ pub async fn receive(
         }
         driver.take(happening, &mut machine, begin.elapsed()).await;
     }
-    door.abort();
-    driver.readers.abort_all();
+    // Who reads holds guest memory; but one may wait for memory that does not come.
+    let _ = timeout(GOODBYE, driver.readers.shutdown()).await;
+    drop(shut);
+    let receiver = door.await.expect("waiting at the door does not fail");
+    if forecast {
+        receiver.reopen();
+    }
     if let Some(live) = driver.live.take() {
         live.listener.abort();
         live.peer
             .close(CloseCode::Done, "the migration is over")
             .await;
     }
-    driver
-        .outcome
-        .expect("the machine finishes with an outcome")
+    (outcome, receiver)
 }
 
 /// A link that is up, as far as is known.

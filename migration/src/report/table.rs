@@ -113,7 +113,7 @@ fn write_round(f: &mut fmt::Formatter<'_>, round: &RoundReport) -> fmt::Result {
 }
 
 /// A time with three significant digits or so.
-struct Ms(Duration);
+pub(crate) struct Ms(pub(crate) Duration);
 
 impl fmt::Display for Ms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,7 +130,7 @@ impl fmt::Display for Ms {
 }
 
 /// Bytes in the unit that suits.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

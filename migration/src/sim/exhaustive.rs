@@ -30,6 +30,7 @@ fn check(world: &World) {
                 "before the relinquish the source keeps the guest: {outcome:?}"
             );
             assert!(world.source_runs, "the guest runs on at the source");
+            assert!(!world.source_memory.is_logging(), "its log is off");
             assert!(!world.target_runs);
             world.guest.check(&world.source_memory);
             check_retry(world);

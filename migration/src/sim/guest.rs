@@ -58,6 +58,10 @@ impl Memory {
         self.armed.union(pages);
     }
 
+    pub(crate) fn is_logging(&self) -> bool {
+        self.logging
+    }
+
     pub(crate) fn stop_log(&mut self) {
         self.logging = false;
     }

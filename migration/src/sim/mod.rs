@@ -9,6 +9,7 @@ mod guest;
 mod orders;
 mod outcomes;
 mod recovery;
+mod survey;
 mod world;
 
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) post_copy: bool,
     /// A page goes wrong at the target, unseen by any checksum.
     pub(crate) corrupt: bool,
+    /// The move is only forecast, of a guest that is watched for so long.
+    pub(crate) survey: Option<Duration>,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -108,6 +111,7 @@ impl Setup {
             reasons: 0,
             post_copy: true,
             corrupt: false,
+            survey: None,
             fault: None,
         }
     }

@@ -15,7 +15,7 @@ use super::{FaultKind, Guest, Random, Setup};
 use crate::PageSet;
 use crate::options::Options;
 use crate::report::{BytesByKind, Outcome};
-use crate::source::{self, RoundSent, Source};
+use crate::source::{self, RoundKind, RoundSent, Source};
 use crate::target::{self, Limits, Target};
 
 const STREAMS: u16 = 3;
@@ -73,6 +73,7 @@ pub(crate) struct World {
     pub(crate) source_runs: bool,
     pub(crate) target_runs: bool,
     pub(crate) relinquished: bool,
+    log_over: bool,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) target_outcome: Option<target::Outcome>,
     /// What the drivers did, by name.
@@ -137,7 +138,10 @@ impl World {
             asked_by: "sim".into(),
             why: "test".into(),
         };
-        let (source, commands) = Source::start(offer, options, request, Duration::ZERO);
+        let (source, commands) = match setup.survey {
+            Some(watch) => Source::survey(offer, options, watch, Duration::ZERO),
+            None => Source::start(offer, options, request, Duration::ZERO),
+        };
         let local = setup.mode == Mode::Local;
         let mut world = Self {
             source_memory: Memory::new(guest.truth.clone()),
@@ -155,6 +159,7 @@ impl World {
             source_runs: true,
             target_runs: false,
             relinquished: false,
+            log_over: false,
             outcome: None,
             target_outcome: None,
             trace: Vec::new(),
@@ -412,7 +417,7 @@ impl World {
                         self.at(at, Happening::ToTarget(self.connection, message));
                     }
                 }
-                C::SendRound { round, pages, last } => self.send_round(round, &pages, last),
+                C::SendRound { round, pages, kind } => self.send_round(round, &pages, kind),
                 C::StopSending => self.sending = None,
                 C::SetThrottle(percent) => self.throttle = percent.into(),
                 C::Relinquish(epoch) => {
@@ -427,7 +432,10 @@ impl World {
                 }
                 C::CancelTooLate => self.cancel_was_late = true,
                 C::CloseWindow => {}
-                C::StopDirtyLog => self.source_memory.stop_log(),
+                C::StopDirtyLog => {
+                    self.log_over = true;
+                    self.source_memory.stop_log();
+                }
                 C::Finish(outcome) => {
                     self.outcome = Some(outcome);
                     self.finished_at = Some(self.now);
@@ -451,7 +459,10 @@ impl World {
         }
         let event = match command {
             C::StartDirtyLog => {
-                self.source_memory.start_log();
+                // As the driver has it: what is stopped before it started does not start.
+                if !self.log_over {
+                    self.source_memory.start_log();
+                }
                 source::Event::DirtyLogStarted
             }
             C::CollectDirty => source::Event::Dirty(self.source_memory.collect()),
@@ -475,13 +486,16 @@ impl World {
         self.source_event(event);
     }
 
-    fn send_round(&mut self, round: u32, pages: &PageSet, last: bool) {
+    fn send_round(&mut self, round: u32, pages: &PageSet, kind: RoundKind) {
         assert_eq!(
-            last, !self.source_runs,
+            kind == RoundKind::Last,
+            !self.source_runs,
             "the last round is that of a paused guest"
         );
-        if !last {
-            self.source_memory.arm(pages);
+        match kind {
+            RoundKind::Copy => self.source_memory.arm(pages),
+            RoundKind::FirstSample => self.source_memory.arm(&PageSet::full(PAGES)),
+            RoundKind::Last | RoundKind::Sample => {}
         }
         let mut runs = Vec::new();
         for (first, count) in pages.runs() {

@@ -97,6 +97,20 @@ pub struct RoundSent {
     pub bytes: BytesByKind,
 }
 
+/// What a round is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoundKind {
+    /// Memory of a guest that runs: its pages are armed first.
+    Copy,
+    /// The last pages of a guest that is paused: nothing is armed.
+    Last,
+    /// The first sample for a forecast: all memory is armed first. As in every sample, pages that were
+    /// never touched are left out.
+    FirstSample,
+    /// A further one: nothing is armed.
+    Sample,
+}
+
 /// What the driver is to do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -106,15 +120,15 @@ pub enum Command {
     StartDirtyLog,
     /// Read the log: [`Event::Dirty`].
     CollectDirty,
-    /// Arm `pages`, unless `last`; then read, encode and send them on the bulk streams, marked with
-    /// the round: [`Event::RoundSent`].
+    /// Arm what the kind of the round says; then read, encode and send `pages` on the bulk streams, marked
+    /// with the round: [`Event::RoundSent`].
     SendRound {
         /// The round.
         round: u32,
         /// Its pages.
         pages: PageSet,
-        /// Whether the guest is paused.
-        last: bool,
+        /// What it is for.
+        kind: RoundKind,
     },
     /// Drop what is not sent yet; no [`Event::RoundSent`] is expected any more.
     StopSending,

@@ -8,6 +8,7 @@ use godwit_proto::migrate::{FromSource, Mode, Offer, PageRun, ResumeTimes, Round
 
 use super::api::{Command, Request, RoundSent, Step};
 use super::machine::Phase;
+use crate::forecast::Forecast;
 use crate::options::{Options, TimeoutAction};
 use crate::policy::{Choice, Eta, Policy, RoundFacts};
 use crate::ports::PAGE_BYTES;
@@ -61,6 +62,11 @@ pub(super) struct Core {
     pub(super) progress: Progress,
     pub(super) requested_pages: u64,
     pub(super) recoveries: u32,
+    /// Only a forecast is wanted, of a guest that is watched for so long.
+    pub(super) survey: Option<Duration>,
+    pub(super) forecast: Option<Forecast>,
+    /// The target can run the guest before its memory is there.
+    pub(super) post_copy: bool,
     request: Request,
     eta: Eta,
     phases: Vec<PhaseTime>,
@@ -103,6 +109,9 @@ impl Core {
             },
             requested_pages: 0,
             recoveries: 0,
+            survey: None,
+            forecast: None,
+            post_copy: false,
             request,
             eta: Eta::default(),
             phases: Vec::new(),
@@ -121,6 +130,18 @@ impl Core {
                 .round_trip
                 .saturating_mul(2)
                 .min(Duration::from_secs(60))
+    }
+
+    /// What a migration to this target would be done with.
+    pub(super) fn forecast_options(&self) -> Options {
+        let mode = match self.options.mode {
+            Mode::Hybrid if !self.post_copy => Mode::PreCopy,
+            mode => mode,
+        };
+        Options {
+            mode,
+            ..self.options.clone()
+        }
     }
 
     /// When copying ends at the latest. A user's action other than cancelling is chosen after the

@@ -11,7 +11,8 @@
 //! Unwinding (until the guest runs) -> Finished
 //! ```
 //!
-//! `After` begins with [`Command::Relinquish`] and has no way back to a running guest.
+//! `After` begins with [`Command::Relinquish`] and has no way back to a running guest. For a forecast
+//! `Surveying` takes the place of all that comes after `Offering`.
 //!
 //! # Invariants, asserted
 //! - No [`Command::ResumeGuest`] after [`Command::Relinquish`] (MIG-30).
@@ -31,11 +32,13 @@ use godwit_proto::migrate::{
 };
 
 use super::after::After;
-use super::api::{Command, Event, Request, RoundSent, Step};
+use super::api::{Command, Event, Request, RoundKind, RoundSent, Step};
 use super::core::Core;
 use super::stale::GivingUp;
+use super::survey::Survey;
 use super::switch::Switching;
 use crate::PageSet;
+use crate::forecast::Forecast;
 use crate::options::Options;
 use crate::policy::{Decision, Reason, RoundFacts};
 use crate::report::{Outcome, Phase as Shown, Progress, Receipt, RoundReport};
@@ -57,6 +60,7 @@ pub struct Source {
 pub(super) enum Phase {
     Offering { deadline: Duration },
     Copying(Copying),
+    Surveying(Box<Survey>),
     OpeningWindow(OpeningWindow),
     GivingUp(GivingUp),
     Switching(Switching),
@@ -110,6 +114,25 @@ impl Source {
         (source, vec![Command::SendControl(hello)])
     }
 
+    /// As [`Source::start`], but only to forecast the move: the guest is watched for `watch`, samples of its
+    /// memory are sent, and it stays where it is. Ends with [`ErrorCode::OnlyForecast`] and a
+    /// [`Source::forecast`] when all went well.
+    pub fn survey(
+        offer: Offer,
+        options: Options,
+        watch: Duration,
+        now: Duration,
+    ) -> (Self, Vec<Command>) {
+        let (mut source, commands) = Self::start(offer, options, Request::default(), now);
+        source.core.survey = Some(watch);
+        (source, commands)
+    }
+
+    /// What [`Source::survey`] was for, once it is finished.
+    pub fn forecast(&self) -> Option<&Forecast> {
+        self.core.forecast.as_ref()
+    }
+
     /// Takes an event; returns what to do about it, nothing once it is over. `now` never falls.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
         self.core.now = self.core.now.max(now);
@@ -146,6 +169,7 @@ impl Source {
         match &self.phase {
             Phase::Offering { deadline } => Some(*deadline),
             Phase::Copying(_) => Some(self.core.copy_deadline()),
+            Phase::Surveying(s) => Some(s.deadline()),
             Phase::OpeningWindow(w) => Some(w.asked + self.core.options.prepare_timeout),
             Phase::GivingUp(g) => Some(g.deadline(&self.core)),
             Phase::Switching(s) => Some(s.deadline()),
@@ -204,6 +228,7 @@ impl Source {
         match phase {
             Phase::Offering { deadline } => offering(deadline, event, core),
             Phase::Copying(copying) => copying.handle(event, core),
+            Phase::Surveying(survey) => survey.handle(event, core),
             Phase::OpeningWindow(window) => window.handle(&event, core),
             Phase::GivingUp(giving_up) => giving_up.handle(event, core),
             Phase::Switching(switching) => switching.handle(event, core),
@@ -228,6 +253,10 @@ fn offering(deadline: Duration, event: Event, core: &mut Core) -> Phase {
                     )
                     .with_fix("let it use userfaultfd, or choose pre-copy"),
                 );
+            }
+            core.post_copy = accept.post_copy;
+            if let Some(watch) = core.survey {
+                return Survey::begin(watch, core);
             }
             match core.offer.mode {
                 Mode::PreCopy | Mode::Hybrid => {
@@ -281,7 +310,7 @@ impl Copying {
         core.out.push(Command::SendRound {
             round,
             pages,
-            last: false,
+            kind: RoundKind::Copy,
         });
         Phase::Copying(Self {
             round,

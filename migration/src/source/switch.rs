@@ -9,7 +9,7 @@ use godwit_proto::migrate::{
 };
 
 use super::after::After;
-use super::api::{Command, Event};
+use super::api::{Command, Event, RoundKind};
 use super::core::{Core, Runs};
 use super::machine::Phase;
 use super::push::PushPlan;
@@ -168,7 +168,7 @@ impl Switching {
                 core.out.push(Command::SendRound {
                     round,
                     pages: self.pending.clone(),
-                    last: true,
+                    kind: RoundKind::Last,
                 });
             }
             SwitchKind::PostCopy => {

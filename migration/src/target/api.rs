@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_proto::codes::CodedError;
+use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::Epoch;
 use godwit_proto::migrate::{Accept, FromSource, FromTarget, Offer, PageRun, RunDigest};
 
@@ -140,6 +140,13 @@ pub enum Outcome {
         /// Why.
         error: CodedError,
     },
+}
+
+impl Outcome {
+    /// Whether the source came only to see what a move would be like (MIG-80).
+    pub fn is_forecast(&self) -> bool {
+        matches!(self, Self::NeverRan(error) if error.code() == ErrorCode::OnlyForecast)
+    }
 }
 
 /// What the target bears.

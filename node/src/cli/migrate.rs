@@ -28,6 +28,8 @@ Examples:
   godwit run --socket guest.sock                                 (on one host)
   godwit receive --listen 192.0.2.7:7401                         (on another)
   godwit migrate --from guest.sock --to 192.0.2.7:7401 --token ...
+  godwit migrate --from guest.sock --to 192.0.2.7:7401 --token ... --forecast
+      tells what that would be like; may come before it, with the same token
 
 The guest runs on while its memory is copied, and stays where it is when moving
 fails. Exit code 0 means that it runs at the target. Others are listed by
@@ -88,6 +90,13 @@ pub(super) struct Migrate {
     /// Keep the guest's memory here for so many seconds after it left, so that a way back is quick
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     retain: u64,
+    /// Do not move the guest: watch it for so many seconds, send samples of its memory, and tell how long a
+    /// move would take, how long the guest would stand still, and how it would end. The token stays good
+    /// for this guest
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "3", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(conflicts_with = "receipt")]
+    forecast: Option<u64>,
     /// Why, for the receipt
     #[arg(long, value_name = "TEXT", default_value = "")]
     why: String,
@@ -200,13 +209,16 @@ impl Migrate {
             let injected = client.inject_faults(&self.inject);
             injected.map_err(|error| error.coded())?;
         }
-        let (over, under_way) = mpsc::channel();
-        let migrated = thread::scope(|scope| {
-            scope.spawn(move || show_progress(&mut watcher, &under_way));
-            let migrated = client.migrate(request);
-            drop(over);
-            migrated
-        });
+        if let Some(seconds) = self.forecast {
+            let watch = Duration::from_secs(seconds);
+            let forecast = watching(&mut watcher, || client.forecast(request, watch));
+            let forecast = forecast.map_err(|error| error.coded())?;
+            return print(match self.json {
+                true => &forecast.forecast,
+                false => forecast.table.trim_end(),
+            });
+        }
+        let migrated = watching(&mut watcher, || client.migrate(request));
         let ended = migrated.map_err(|error| lost(&error))?;
         let receipt: Value = serde_json::from_str(&ended.receipt)
             .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
@@ -253,6 +265,17 @@ fn lost(error: &ClientError) -> CodedError {
         .with_fix("see at the target whether the guest runs before starting it anywhere"),
         other => other.coded(),
     }
+}
+
+/// Does `work`, and shows how far it has come meanwhile.
+fn watching<T>(watcher: &mut Client, work: impl FnOnce() -> T) -> T {
+    let (over, under_way) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || show_progress(watcher, &under_way));
+        let done = work();
+        drop(over);
+        done
+    })
 }
 
 /// Shows how far it has come until the other end of `under_way` is gone.

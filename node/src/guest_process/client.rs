@@ -75,6 +75,15 @@ pub struct Moved {
     pub table: String,
 }
 
+/// What a migration would be like.
+#[derive(Clone, Debug)]
+pub struct Forecasted {
+    /// As JSON.
+    pub forecast: String,
+    /// For people.
+    pub table: String,
+}
+
 /// A client of a guest process.
 #[derive(Debug)]
 pub struct Client {
@@ -239,6 +248,25 @@ impl Client {
                 table,
             }),
             _ => Err(ClientError::WrongAnswer { request: "migrate" }),
+        }
+    }
+
+    /// Forecasts what [`Client::migrate`] would do, watching the guest for about `watch`.
+    ///
+    /// # Errors
+    /// As [`Client::request`]; every reason for which the target does not take the guest.
+    pub fn forecast(
+        &mut self,
+        migrate: MigrateRequest,
+        watch: Duration,
+    ) -> Result<Forecasted, ClientError> {
+        let watch_ms = u64::try_from(watch.as_millis()).unwrap_or(u64::MAX);
+        let migrate = Box::new(migrate);
+        match self.request(&Request::Forecast { migrate, watch_ms })? {
+            Response::Forecast { forecast, table } => Ok(Forecasted { forecast, table }),
+            _ => Err(ClientError::WrongAnswer {
+                request: "forecast",
+            }),
         }
     }
 

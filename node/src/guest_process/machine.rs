@@ -5,6 +5,7 @@
 //!   Empty -------------------> Present -----------------------> Ended
 //!     ^            |                                              ^
 //!     '--- failed -'          stop, also while empty -------------'
+//!     '--- was only awaited, and does not come
 //! ```
 //!
 //! Whether the guest in it runs or is paused, the guest itself knows. One change happens at a time:
@@ -42,7 +43,7 @@ use self::moving::Migration;
 use self::owned::Cluster;
 use super::console::{Consoles, Ends};
 use super::exit;
-use crate::migrate::Arrived;
+use crate::migrate::{Acquaintances, Arrived};
 use crate::wait::Flag;
 
 /// How long the end waits for requests that are under way: as long as a large snapshot may take.
@@ -72,6 +73,8 @@ pub struct Machine {
     migration: Mutex<Migration>,
     /// What the next migration meets.
     faults: Mutex<Faults>,
+    /// By what targets know this process that have only forecast a move.
+    acquaintances: Mutex<Acquaintances>,
     /// The certificate by which sources know this process, if it awaited its guest.
     awaited_as: OnceLock<Fingerprint>,
     /// How the guest came here, if it did and has not tried to leave since.
@@ -121,6 +124,7 @@ impl Machine {
             change: Mutex::new(()),
             migration: Mutex::new(Migration::None),
             faults: Mutex::new(Faults::default()),
+            acquaintances: Mutex::default(),
             awaited_as: OnceLock::new(),
             arrived: Mutex::new(None),
             cluster: Cluster::new(machine.clone()),
@@ -182,6 +186,40 @@ impl Machine {
         Ok(self.lease()?.present().guest.clone())
     }
 
+    /// Takes a guest apart that was built by [`Machine::create_waiting`] and never ran: there may be
+    /// another one then. Nothing of it is left in this process, unless the caller has something of it.
+    pub fn discard_waiting(&self) {
+        let mut inner = self.inner();
+        let before = match std::mem::replace(&mut inner.slot, Slot::Building) {
+            Slot::Present(present) => present,
+            other => {
+                inner.slot = other;
+                return;
+            }
+        };
+        drop(inner);
+        before.consoles.leave();
+        before.guest.interrupt();
+        drop(before);
+        let mut inner = self.await_leases();
+        // Unless it was ended meanwhile.
+        if let Slot::Building = inner.slot {
+            inner.slot = Slot::Empty;
+        }
+    }
+
+    /// Waits for uses of the guest that are under way, within bounds.
+    fn await_leases(&self) -> MutexGuard<'_, Inner> {
+        let (inner, late) = self
+            .returned
+            .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        if late.timed_out() {
+            tracing::warn!(requests = inner.leases, "the guest ends under requests");
+        }
+        inner
+    }
+
     /// Turns to `true` when the guest ends.
     #[must_use]
     pub fn ending(&self) -> watch::Receiver<bool> {
@@ -241,6 +279,15 @@ impl Machine {
                     moved: matches!(receipt.outcome, Some(Outcome::Completed)),
                     receipt: json(&receipt),
                     table: receipt.to_string(),
+                });
+            }
+            Request::Forecast { migrate, watch_ms } => {
+                let watch = Duration::from_millis(watch_ms);
+                return respond(self.forecast(&migrate, watch), |forecast| {
+                    Response::Forecast {
+                        forecast: json(&forecast),
+                        table: forecast.to_string(),
+                    }
                 });
             }
             Request::MigrationProgress => {
@@ -348,13 +395,7 @@ impl Machine {
                 std::mem::forget(present.clone());
             }
             self.ending.send_replace(true);
-            let (inner, late) = self
-                .returned
-                .wait_timeout_while(self.inner(), END_PATIENCE, |inner| inner.leases > 0)
-                .unwrap_or_else(PoisonError::into_inner);
-            if late.timed_out() {
-                tracing::warn!(requests = inner.leases, "the guest ends under requests");
-            }
+            drop(self.await_leases());
         }
         self.ended.raise();
         reason
@@ -448,7 +489,7 @@ impl Machine {
         let Ok(lease) = self.lease() else { return };
         let reason = loop {
             match lease.wait(None) {
-                None if self.exit_reason().is_some() => return,
+                None if !self.is_present(lease.present()) => return,
                 None => {}
                 Some(GuestEvent::Reset) if !self.options.end_on_reset => {
                     self.end_migration();
@@ -467,6 +508,11 @@ impl Machine {
         };
         drop(lease);
         self.end(reason);
+    }
+
+    /// Whether this is still the guest, which has not ended.
+    fn is_present(&self, known: &Present) -> bool {
+        matches!(&self.inner().slot, Slot::Present(present) if Arc::ptr_eq(&present.guest, &known.guest))
     }
 
     /// Does what changes the guest, one at a time.

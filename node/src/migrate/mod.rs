@@ -1,5 +1,6 @@
 //! Moving a guest: the engine of `godwit-migration` over the guests of `godwit-vmm`.
 
+mod acquaintances;
 mod arrived;
 pub mod fault;
 mod fit;
@@ -7,9 +8,10 @@ mod ports;
 mod source;
 mod target;
 
+pub use acquaintances::Acquaintances;
 pub use arrived::Arrived;
 pub use ports::{FollowingPort, GuestPort, LogPort, MemoryPort};
-pub use source::{Leaver, move_guest};
+pub use source::{Leaver, forecast, move_guest};
 pub(crate) use target::all;
 pub use target::{Door, Here, Rest, receive_guest};
 

@@ -16,7 +16,7 @@ use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::{GuestSpec, SerialSpec};
 use godwit_proto::id::{GuestId, MigrationId};
 use godwit_proto::migrate::{Mode, Offer, VERSIONS};
-use godwit_proto::process::{DiskOverride, NetOverride};
+use godwit_proto::process::{DiskOverride, ExitReason, NetOverride};
 use godwit_proto::record::Record;
 use godwit_vmm::guest::{Guest, Heirloom};
 use godwit_vmm::memory::post_copy;
@@ -29,6 +29,9 @@ use crate::guest_process::client::Client;
 use crate::guest_process::keeper;
 use crate::guest_process::machine::Machine;
 use crate::wait::{self, Flag, Watched};
+
+/// The most forecasts that may be made with a token before the guest comes.
+const MAX_FORECASTS: u32 = 1000;
 
 /// What is different about the guest on this host.
 #[derive(Clone, Debug, Default)]
@@ -124,29 +127,44 @@ pub fn receive_guest(
         by: Mutex::new(None),
         teller: teller.clone(),
     });
-    let watched = driver::Watched {
-        ended: machine.ending(),
-        faults: faults.clone(),
-    };
     let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
     let stopped = signalled(signals, over.clone());
+    let machine = machine.clone();
     let take_over = move || {
         let ended = runtime.block_on(async {
             tokio::pin!(stopped);
-            let link = tokio::select! {
-                link = receiver.accept(door.patience) => link,
-                () = &mut stopped => {
-                    let text = "stopped while it waited for a guest";
-                    return Err(CodedError::new(ErrorCode::Cancelled, text));
+            for _ in 0..=MAX_FORECASTS {
+                let watched = driver::Watched {
+                    ended: machine.ending(),
+                    faults: faults.clone(),
+                };
+                let link = tokio::select! {
+                    link = receiver.accept(door.patience) => link,
+                    () = &mut stopped => {
+                        let text = "stopped while it waited for a guest";
+                        return Err(CodedError::new(ErrorCode::Cancelled, text));
+                    }
+                };
+                let mut link =
+                    link.map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
+                driver::settle(&mut link.control).await?;
+                let cancelled = stopped.as_mut();
+                let received =
+                    driver::receive(link, receiver, host.clone(), limits, watched, cancelled);
+                let (outcome, again) = received.await;
+                if !outcome.is_forecast() {
+                    fault::report_missed(&faults);
+                    return Ok(outcome);
                 }
-            };
-            let mut link =
-                link.map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
-            driver::settle(&mut link.control).await?;
-            let outcome = driver::receive(link, receiver, host, limits, watched, stopped).await;
-            fault::report_missed(&faults);
-            Ok(outcome)
+                tracing::info!("a move to here was forecast; waiting for the guest");
+                receiver = again;
+            }
+            let text = format!("{MAX_FORECASTS} forecasts were made, and no guest came");
+            Err(CodedError::new(ErrorCode::PeerProtocol, text))
         });
+        if let Ok(Outcome::NeverRan(error)) = &ended {
+            machine.end(ExitReason::Failed(error.clone()));
+        }
         over.raise();
         // Nobody may listen.
         let _ = teller.send(Told::Ended(ended));
@@ -353,8 +371,6 @@ impl TargetHost for Host {
         drop(self.take_guest());
         // It never ran, so nothing waits for its memory.
         self.machine.has_arrived(None);
-        let error = CodedError::new(ErrorCode::PeerProtocol, "the guest did not get here");
-        self.machine
-            .end(godwit_proto::process::ExitReason::Failed(error));
+        self.machine.discard_waiting();
     }
 }

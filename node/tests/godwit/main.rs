@@ -9,6 +9,7 @@ mod hostile_targets;
 mod migrate;
 mod migrate_busy;
 mod migrate_faults;
+mod migrate_forecast;
 mod migrate_limits;
 mod migrate_local;
 mod migrate_modes;

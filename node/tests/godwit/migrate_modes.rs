@@ -301,7 +301,15 @@ fn a_guest_goes_to_and_fro_many_times_in_changing_modes_unharmed() {
         let name = format!("token{turn}");
         let (target, to, token) = receive(dir, &name, &["--socket", &there]);
         let (moved, _) = migrate(dir, &here, &to, &token, &["--mode", mode]);
-        assert_eq!(moved.code, Some(0), "turn {turn}, {mode}: {}", moved.stderr);
+        assert_eq!(
+            moved.code,
+            Some(0),
+            "turn {turn}, {mode}: {}; the source (over: {}) said {}; the target said {}",
+            moved.stderr,
+            guest.is_over(),
+            guest.said(),
+            target.said()
+        );
         assert_eq!(guest.end().code, Some(0), "turn {turn}");
         guest = target;
         let line = guest.line("heartbeat ");

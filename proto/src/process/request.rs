@@ -96,6 +96,15 @@ pub enum Request {
     },
     /// Let the migration under way hand the guest over: [`Response::Ok`](super::Response::Ok).
     OpenWindow,
+    /// Forecast what [`Request::Migrate`] would do, by watching the guest and sending samples of its memory:
+    /// [`Response::Forecast`](super::Response::Forecast). The guest stays, and the target goes on waiting for it
+    /// with the same token, which only this process can use from then on.
+    Forecast {
+        /// The move.
+        migrate: Box<MigrateRequest>,
+        /// How long the guest is watched, in milliseconds: 100 to 3,600,000.
+        watch_ms: u64,
+    },
 }
 
 /// Where a guest is awaited.

@@ -50,6 +50,13 @@ pub enum Response {
         /// The permission that it needs.
         token: String,
     },
+    /// What a migration would be like.
+    Forecast {
+        /// As JSON.
+        forecast: String,
+        /// For people.
+        table: String,
+    },
 }
 
 /// A tap whose queues are handed over.

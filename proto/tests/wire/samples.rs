@@ -232,6 +232,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::Await(_) => "await",
         Request::Leave { .. } => "leave",
         Request::OpenWindow => "open-window",
+        Request::Forecast { .. } => "forecast",
     }
 }
 
@@ -258,6 +259,7 @@ fn response_name(response: &Response) -> &'static str {
         Response::Error(_) => "error",
         Response::Migrated { .. } => "migrated",
         Response::Migrating(_) => "migrating",
+        Response::Forecast { .. } => "forecast",
         Response::HandedOver { .. } => "handed-over",
         Response::Standing(_) => "standing",
         Response::Awaiting { .. } => "awaiting",
@@ -315,6 +317,10 @@ pub(crate) fn requests() -> Vec<Request> {
             request: migrate_request(),
         },
         Request::OpenWindow,
+        Request::Forecast {
+            migrate: Box::new(migrate_request()),
+            watch_ms: 3000,
+        },
     ]
 }
 
@@ -422,6 +428,10 @@ pub(crate) fn responses() -> Vec<Response> {
         Response::Awaiting {
             address: "192.0.2.7:40001".into(),
             token: "godwit1_token".into(),
+        },
+        Response::Forecast {
+            forecast: "{}".into(),
+            table: "mode       hybrid\n".into(),
         },
     ];
     responses.extend(states.map(|state| Response::Stats(stats(state))));

@@ -5,8 +5,9 @@ use std::sync::{MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use godwit_migration::driver::Window;
+use godwit_migration::driver::{Controls, Window};
 use godwit_migration::fault::{Faults, Side};
+use godwit_migration::forecast::Forecast;
 use godwit_migration::report::{Outcome, Progress, Receipt};
 use godwit_migration::transport::{Fingerprint, Token};
 use godwit_proto::codes::{CodedError, ErrorCode};
@@ -93,36 +94,14 @@ impl Machine {
     ) -> Result<Receipt, CodedError> {
         let lease = self.lease()?;
         let owned = self.holder().mandate().is_some();
-        let (cancel, cancelled) = watch::channel(false);
-        let (progress, shown) = watch::channel(None);
-        {
-            // Changes under way come first; later ones see the migration.
-            let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut migration = self.migration();
-            self.refuse_move(&migration, request)?;
-            *migration = Migration::UnderWay {
-                local: request.mode == Some(Mode::Local),
-                cancel,
-                shown,
-            };
-        }
+        let controls = self.begin_move(request, window)?;
         let guest = lease.present().guest.clone();
-        let faults = std::mem::take(&mut *self.faults());
         // What the target has of it holds until pages have gone anywhere.
         let arrived = self.arrived().clone();
-        let mut moved = migrate::move_guest(
-            guest.clone(),
-            request,
-            Leaver {
-                id,
-                holder: self.holder().clone(),
-                window,
-            },
-            arrived,
-            cancelled,
-            progress,
-            &faults,
-        );
+        let dialers = &self.acquaintances;
+        let leaver = self.leaver(id);
+        let mut moved =
+            migrate::move_guest(guest.clone(), request, leaver, arrived, controls, dialers);
         if moved.is_ok() {
             *self.arrived() = None;
         }
@@ -155,6 +134,58 @@ impl Machine {
             self.end(ExitReason::Migrated);
         }
         moved
+    }
+
+    /// Forecasts what [`Machine::migrate`] would do: watches the guest for about `watch` and sends samples of its
+    /// memory. The guest stays as it is.
+    ///
+    /// # Errors
+    /// As [`Machine::migrate`], or every reason for which the target does not take the guest.
+    pub fn forecast(
+        &self,
+        request: &MigrateRequest,
+        watch: Duration,
+    ) -> Result<Forecast, CodedError> {
+        let lease = self.lease()?;
+        let controls = self.begin_move(request, None)?;
+        let guest = lease.present().guest.clone();
+        let dialers = &self.acquaintances;
+        let leaver = self.leaver(None);
+        let forecast = migrate::forecast(guest, request, watch, leaver, controls, dialers);
+        *self.migration() = Migration::None;
+        forecast
+    }
+
+    /// From here on no other change of the guest is let in.
+    fn begin_move(
+        &self,
+        request: &MigrateRequest,
+        window: Option<Window>,
+    ) -> Result<Controls, CodedError> {
+        let (cancel, cancelled) = watch::channel(false);
+        let (progress, shown) = watch::channel(None);
+        // Changes under way come first; later ones see the migration.
+        let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut migration = self.migration();
+        self.refuse_move(&migration, request)?;
+        *migration = Migration::UnderWay {
+            local: request.mode == Some(Mode::Local),
+            cancel,
+            shown,
+        };
+        Ok(Controls {
+            cancel: cancelled,
+            progress,
+            faults: std::mem::take(&mut *self.faults()),
+            window,
+        })
+    }
+
+    fn leaver(&self, id: Option<MigrationId>) -> Leaver {
+        Leaver {
+            id,
+            holder: self.holder().clone(),
+        }
     }
 
     fn refuse_move(
