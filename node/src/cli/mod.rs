@@ -52,7 +52,8 @@ Exit codes:
   48  the target may run the guest, but cannot be asked
   49  the target took the guest over and never ran it
   50  the source was lost with pages that the running guest still needs
-  51  the guest at the source is paused and cannot be resumed";
+  51  the guest at the source is paused and cannot be resumed
+  52  it was a forecast; the guest was not to move";
 
 /// Runs virtual machines on KVM.
 #[derive(Debug, Parser)]
