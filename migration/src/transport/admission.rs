@@ -212,6 +212,12 @@ impl Admission {
         }
     }
 
+    /// What the holder began is over: the token is as good as new.
+    pub(super) fn renew(&mut self) {
+        self.holder = None;
+        self.forecast = None;
+    }
+
     /// What the holder began was a forecast and is over: it alone may begin again.
     pub(super) fn reopen(&mut self) {
         self.forecast = self.holder.map(|_| Begun::NotYet);
@@ -325,6 +331,9 @@ mod tests {
         assert_eq!(admission.decide(now, OPEN, B), Err(CloseCode::TokenUsed));
         assert_eq!(admission.decide(now, OPEN, A), Ok(()));
         assert_eq!(admission.decide(now, JOIN, A), Ok(()));
+        admission.renew();
+        assert_eq!(admission.decide(now, RESUME, A), Err(CloseCode::Protocol));
+        assert_eq!(admission.decide(now, OPEN, B), Ok(()));
         let mut expired = Admission::new(Some(now + Duration::from_secs(60)));
         assert_eq!(expired.decide(now, OPEN, A), Ok(()));
         expired.reopen();

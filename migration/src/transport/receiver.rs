@@ -160,6 +160,11 @@ impl Receiver {
         self.door.admission().reopen();
     }
 
+    /// The migration is over, and the token good for another one, of whoever has it.
+    pub fn renew(&self) {
+        self.door.admission().renew();
+    }
+
     async fn accept_for(
         &mut self,
         purpose: Purpose,

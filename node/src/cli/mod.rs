@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, everything else to stderr; an error is one line with cause
 //! and fix.
 
+mod bench;
 mod chaos;
 mod guest_args;
 mod inspect;
@@ -10,6 +11,7 @@ pub mod output;
 mod receive;
 mod restore;
 mod run;
+mod terms;
 mod vmm;
 mod vmm_ctl;
 
@@ -72,6 +74,8 @@ enum Command {
     Receive(receive::Receive),
     #[command(subcommand)]
     Snapshot(Snapshot),
+    #[command(subcommand)]
+    Bench(bench::Bench),
     #[command(hide = true)]
     KeepMemory(keep_memory::KeepMemory),
     #[command(hide = true)]
@@ -95,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Migrate(command) => command.execute(),
         Command::Receive(command) => command.execute(),
         Command::Snapshot(Snapshot::Inspect(command)) => command.execute(),
+        Command::Bench(command) => command.execute(),
         Command::KeepMemory(command) => command.execute(),
         Command::Vmm(command) => command.execute(),
         Command::VmmCtl(command) => command.execute(),

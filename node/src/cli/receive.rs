@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use clap::Args;
 use godwit_migration::fault::Side;
+use godwit_proto::codes::{CodedError, ErrorCode};
+use godwit_proto::guest::SerialSpec;
 use godwit_proto::process::{DiskOverride, NetOverride};
 
 use super::chaos;
 use super::guest_args::{Assignment, SerialArg};
 use super::run::{ForegroundArgs, KEYS};
+use crate::foreground::signals::Signals;
 use crate::migrate::{self, Door, Here};
 
 const EXAMPLES: &str = "\
@@ -56,6 +59,10 @@ pub(super) struct Receive {
     #[arg(long, value_name = "STEP[@N]=FAULT", requires = "chaos")]
     #[arg(help_heading = chaos::HEADING, long_help = chaos::inject_help(Side::Target))]
     inject: Vec<String>,
+    /// Take guests of `godwit bench migrate` over, one after the other by one token, and end each when it is
+    /// here; ends by itself when nobody has come for as long as --patience
+    #[arg(long, conflicts_with_all = ["inject", "serial"])]
+    bench: bool,
     #[command(flatten)]
     foreground: ForegroundArgs,
 }
@@ -79,7 +86,10 @@ impl Receive {
                     tap: net.value.clone(),
                 })
                 .collect(),
-            serial: self.serial.as_ref().map(|end| end.0.clone()),
+            serial: match self.bench {
+                true => Some(SerialSpec::Null),
+                false => self.serial.as_ref().map(|end| end.0.clone()),
+            },
             overcommit: self.overcommit,
         };
         let door = Door {
@@ -88,6 +98,9 @@ impl Receive {
             recovery_window: self.recovery_window.map(Duration::from_secs),
             guest: None,
         };
+        if self.bench {
+            return self.bench(door, &here);
+        }
         let mut rest = None;
         let code = self.foreground.execute(|machine, signals| {
             let faults = migrate::fault::plan(&self.inject, Side::Target)?;
@@ -103,17 +116,42 @@ impl Receive {
         code
     }
 
+    fn bench(&self, door: Door, here: &Here) -> ExitCode {
+        let output = self.foreground.begin();
+        let invite = |address, token: &str| {
+            self.write_token(address, token);
+            eprintln!(
+                "godwit: waiting for test guests; measure with\n  \
+                 godwit bench migrate --to {address} --token {token}"
+            );
+        };
+        let taken = Signals::install()
+            .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))
+            .and_then(|signals| migrate::receive_for_bench(door, here, signals, invite));
+        match taken {
+            Ok(taken) => {
+                output.say(&format!("{taken} guests came"));
+                ExitCode::SUCCESS
+            }
+            Err(error) => output.fail(&error),
+        }
+    }
+
     /// Tells how a guest is moved here: on stderr, for stdout is the guest's.
     fn invite(&self, address: SocketAddr, token: &str) {
+        self.write_token(address, token);
+        eprintln!(
+            "godwit: waiting for a guest; move one here with\n  \
+             godwit migrate --from SOCKET --to {address} --token {token}"
+        );
+    }
+
+    fn write_token(&self, address: SocketAddr, token: &str) {
         if let Some(path) = &self.token_file
             && let Err(error) = write_whole(path, &format!("{address}\n{token}\n"))
         {
             tracing::error!(%error, path = %path.display(), "the token file cannot be written");
         }
-        eprintln!(
-            "godwit: waiting for a guest; move one here with\n  \
-             godwit migrate --from SOCKET --to {address} --token {token}"
-        );
     }
 }
 

@@ -111,13 +111,18 @@ pub(super) struct ForegroundArgs {
 }
 
 impl ForegroundArgs {
+    /// Logs as asked from here on; how to talk to the user.
+    pub(super) fn begin(&self) -> Output {
+        log_to(self.log, None);
+        Output { json: self.json }
+    }
+
     /// Has `build` make a guest, and runs it to its end.
     pub(super) fn execute(
         &self,
         build: impl FnOnce(&Arc<Machine>, Signals) -> Result<(), CodedError>,
     ) -> ExitCode {
-        log_to(self.log, None);
-        let output = Output { json: self.json };
+        let output = self.begin();
         match self.run(output, build) {
             Ok(reason) => output.exit(&reason),
             Err(error) => output.fail(&error),

@@ -13,7 +13,7 @@ pub use arrived::Arrived;
 pub use ports::{FollowingPort, GuestPort, LogPort, MemoryPort};
 pub use source::{Leaver, forecast, move_guest};
 pub(crate) use target::all;
-pub use target::{Door, Here, Rest, receive_guest};
+pub use target::{Door, Here, Rest, receive_for_bench, receive_guest};
 
 use godwit_proto::codes::{CodedError, ErrorCode};
 use tokio::runtime::{Builder, Runtime};

@@ -11,7 +11,7 @@ use godwit_migration::fault::Faults;
 use godwit_migration::page::DigestTable;
 use godwit_migration::ports::FollowingMemory;
 use godwit_migration::target::{Limits, Outcome};
-use godwit_migration::transport::{Invitation, Receiver, Tuning};
+use godwit_migration::transport::{Invitation, Receiver, TransportError, Tuning};
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::guest::{GuestSpec, SerialSpec};
 use godwit_proto::id::{GuestId, MigrationId};
@@ -21,17 +21,22 @@ use godwit_proto::record::Record;
 use godwit_vmm::guest::{Guest, Heirloom};
 use godwit_vmm::memory::post_copy;
 use godwit_vmm::memory::ram::MAX_BYTES;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::{Arrived, FollowingPort, GuestPort, MemoryPort, fault, fit, runtime};
 use crate::foreground::signals::Signals;
 use crate::guest_process::client::Client;
 use crate::guest_process::keeper;
-use crate::guest_process::machine::Machine;
+use crate::guest_process::machine::{Machine, MachineOptions};
 use crate::wait::{self, Flag, Watched};
 
 /// The most forecasts that may be made with a token before the guest comes.
 const MAX_FORECASTS: u32 = 1000;
+
+/// The most guests that are taken over for a measurement.
+const MAX_BENCH_GUESTS: u32 = 10_000;
 
 /// What is different about the guest on this host.
 #[derive(Clone, Debug, Default)]
@@ -94,31 +99,12 @@ pub fn receive_guest(
     signals: Signals,
     invite: impl FnOnce(SocketAddr, &str),
 ) -> Result<Rest, CodedError> {
-    let failed =
-        |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::PeerProtocol, error);
-    let usual = Limits::new(MAX_BYTES / 4096);
-    let limits = Limits {
-        recovery_window: door.recovery_window.unwrap_or(usual.recovery_window),
-        ..usual
-    };
-    let tuning = Tuning {
-        bulk_streams: 16,
-        cable: faults.cable(),
-        ..Tuning::default()
-    };
-    let invitation = Invitation {
-        guest: door.guest,
-        ..Invitation::default()
-    };
-    let runtime = runtime()?;
-    let mut receiver = {
-        let _entered = runtime.enter();
-        let bound = Receiver::bind(door.listen, invitation, tuning, VERSIONS);
-        bound.map_err(|error| failed(&error))?
-    };
-    let address = receiver.address().map_err(|error| failed(&error))?;
+    let Listening {
+        runtime,
+        mut receiver,
+        limits,
+    } = Listening::at(&door, &faults, invite)?;
     machine.await_as(receiver.token().target);
-    invite(address, &receiver.token().to_text());
     let (teller, told) = mpsc::channel();
     let host = Arc::new(Host {
         machine: machine.clone(),
@@ -127,7 +113,8 @@ pub fn receive_guest(
         by: Mutex::new(None),
         teller: teller.clone(),
     });
-    let over = Arc::new(Flag::new().map_err(|error| failed(&error))?);
+    let over = Flag::new().map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
+    let over = Arc::new(over);
     let stopped = signalled(signals, over.clone());
     let machine = machine.clone();
     let take_over = move || {
@@ -176,16 +163,134 @@ pub fn receive_guest(
         .spawn(take_over)
         .map_err(|error| CodedError::from_error(ErrorCode::Other, &error))?;
     match told.recv() {
-        Ok(Told::Runs | Told::Ended(Ok(Outcome::Completed))) => Ok(Rest(told)),
-        Ok(Told::Ended(Ok(Outcome::Refused(reasons)))) => Err(all(&reasons)),
-        Ok(Told::Ended(Ok(Outcome::NeverRan(error) | Outcome::PagesLost { error, .. }))) => {
-            Err(error)
-        }
+        Ok(Told::Runs) => Ok(Rest(told)),
+        Ok(Told::Ended(Ok(outcome))) => outcome_of(outcome).map(|()| Rest(told)),
         Ok(Told::Ended(Err(error))) => Err(error),
         Err(mpsc::RecvError) => Err(CodedError::new(
             ErrorCode::Other,
             "the thread that takes the guest over failed",
         )),
+    }
+}
+
+/// Takes guests over at `door` by one token, one after the other, and ends each when all of it is here. Returns how
+/// many there were when nobody came in time any more, or with a signal.
+///
+/// # Errors
+/// A guest did not get here, or nothing could be listened on.
+pub fn receive_for_bench(
+    door: Door,
+    here: &Here,
+    signals: Signals,
+    invite: impl FnOnce(SocketAddr, &str),
+) -> Result<u32, CodedError> {
+    let other = |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::Other, error);
+    let Listening {
+        runtime,
+        mut receiver,
+        limits,
+    } = Listening::at(&door, &Faults::default(), invite)?;
+    let over = Arc::new(Flag::new().map_err(|error| other(&error))?);
+    let stopped = signalled(signals, over.clone());
+    let taken = runtime.block_on(async {
+        tokio::pin!(stopped);
+        for taken in 0..=MAX_BENCH_GUESTS {
+            let link = tokio::select! {
+                link = receiver.accept(door.patience) => link,
+                () = &mut stopped => return Ok(taken),
+            };
+            let mut link = match link {
+                Ok(link) => link,
+                Err(TransportError::Stalled { .. }) if taken > 0 => return Ok(taken),
+                Err(error) => {
+                    return Err(CodedError::from_error(ErrorCode::PeerProtocol, &error));
+                }
+            };
+            driver::settle(&mut link.control).await?;
+            let machine = Machine::new(MachineOptions::default()).map_err(|error| other(&error))?;
+            let (teller, _) = mpsc::channel();
+            let host = Arc::new(Host {
+                machine: machine.clone(),
+                here: here.clone(),
+                guest: Mutex::new(None),
+                by: Mutex::new(None),
+                teller,
+            });
+            let watched = driver::Watched {
+                ended: machine.ending(),
+                faults: Faults::default(),
+            };
+            let cancelled = stopped.as_mut();
+            let received = driver::receive(link, receiver, host, limits, watched, cancelled);
+            let (outcome, again) = received.await;
+            again.renew();
+            receiver = again;
+            let ended = spawn_blocking(move || machine.end(ExitReason::Stopped));
+            ended.await.map_err(|error| other(&error))?;
+            if !outcome.is_forecast() {
+                outcome_of(outcome)?;
+            }
+        }
+        Ok(MAX_BENCH_GUESTS)
+    });
+    over.raise();
+    runtime.shutdown_background();
+    taken
+}
+
+/// Who listens for a guest.
+struct Listening {
+    runtime: Runtime,
+    receiver: Receiver,
+    limits: Limits,
+}
+
+impl Listening {
+    /// Listens at `door`, and tells by `invite` where that is and with which token.
+    fn at(
+        door: &Door,
+        faults: &Faults,
+        invite: impl FnOnce(SocketAddr, &str),
+    ) -> Result<Self, CodedError> {
+        let failed =
+            |error: &dyn std::error::Error| CodedError::from_error(ErrorCode::PeerProtocol, error);
+        let usual = Limits::new(MAX_BYTES / 4096);
+        let limits = Limits {
+            recovery_window: door.recovery_window.unwrap_or(usual.recovery_window),
+            ..usual
+        };
+        let tuning = Tuning {
+            bulk_streams: 16,
+            cable: faults.cable(),
+            ..Tuning::default()
+        };
+        let invitation = Invitation {
+            guest: door.guest,
+            ..Invitation::default()
+        };
+        let runtime = runtime()?;
+        let receiver = {
+            let _entered = runtime.enter();
+            let bound = Receiver::bind(door.listen, invitation, tuning, VERSIONS);
+            bound.map_err(|error| failed(&error))?
+        };
+        let address = receiver.address().map_err(|error| failed(&error))?;
+        invite(address, &receiver.token().to_text());
+        Ok(Self {
+            runtime,
+            receiver,
+            limits,
+        })
+    }
+}
+
+/// # Errors
+/// Why the guest is not here.
+fn outcome_of(outcome: Outcome) -> Result<(), CodedError> {
+    match outcome {
+        Outcome::Completed => Ok(()),
+        Outcome::Refused(reasons) => Err(all(&reasons)),
+        Outcome::NeverRan(error) | Outcome::PagesLost { error, .. } => Err(error),
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod bad_input;
+mod bench;
 mod foreground;
 mod hostile_sources;
 mod hostile_targets;
