@@ -11,6 +11,8 @@
 //! | [`fault`] | faults on purpose, at named steps |
 //! | [`transport`] | QUIC between the two ends: control, bulk and fault streams |
 //! | [`policy`] | when to go on copying, slow the guest, switch, or give up |
+//! | `throttle` | how much each vCPU is slowed: by what it writes |
+//! | [`forecast`] | what a move would be like, from what was measured |
 //! | [`report`] | progress, and the receipt |
 
 #![forbid(unsafe_code)]
@@ -26,6 +28,7 @@ pub mod ports;
 pub mod report;
 pub mod source;
 pub mod target;
+mod throttle;
 pub mod transport;
 
 #[cfg(test)]

@@ -55,6 +55,11 @@ pub trait DirtyLog: Send + Sync {
     /// # Errors
     /// When the kernel refuses.
     fn arm(&self, pages: &crate::PageSet) -> Result<(), PortError>;
+    /// About how many of the pages that were collected since this was asked last each vCPU wrote, by its
+    /// number; `None` when the log does not tell.
+    fn written_by_vcpu(&self) -> Option<Vec<u64>> {
+        None
+    }
     /// Stops logging.
     ///
     /// # Errors

@@ -23,9 +23,13 @@ use crate::page::{Compression, DEFAULT_COPIES_BYTES, DigestTable, SentPages};
 use crate::ports::{DirtyLog, GuestMemory, Pausable, PortError};
 use crate::report::{Outcome, Progress, Receipt};
 use crate::source::{Command, Event, Request, RoundKind, Source, Step};
+use crate::throttle::Shares;
 use crate::transport::{
     CloseCode, Dialer, FrameReceiver, FrameSender, Peer, SourceLink, TransportError,
 };
+
+/// Takes these parts of their time from vCPUs.
+type SlowVcpus = dyn Fn(&[u8]) -> Result<(), PortError> + Send + Sync;
 
 /// A guest that is moved away.
 #[derive(Clone)]
@@ -38,8 +42,10 @@ pub struct SourceGuest {
     pub guest: Arc<dyn Pausable>,
     /// What the target had of it when the guest came from there, if the offer says that it came.
     pub had: Option<Arc<DigestTable>>,
-    /// Takes this part of their time from its vCPUs, percent.
-    pub throttle: Arc<dyn Fn(u8) -> Result<(), PortError> + Send + Sync>,
+    /// How many vCPUs it has.
+    pub vcpus: usize,
+    /// Takes these parts of their time from its vCPUs, percent by number.
+    pub throttle: Arc<SlowVcpus>,
 }
 
 /// How a migration is watched and stopped from outside.
@@ -234,6 +240,8 @@ async fn next_request(live: &mut Option<Live>) -> Event {
 
 struct Driver {
     guest: SourceGuest,
+    /// How its vCPUs are slowed.
+    shares: Shares,
     pages: u64,
     sent: Arc<SentPages>,
     compression: Compression,
@@ -276,6 +284,7 @@ impl Driver {
                 options::Compression::Off => Compression::Off,
                 options::Compression::Level(level) => Compression::Level(level),
             },
+            shares: Shares::even(guest.vcpus),
             guest,
             way,
             sender,
@@ -330,7 +339,15 @@ impl Driver {
     /// What the machine is to hear of it.
     fn take(&mut self, happening: Happening) -> Option<Event> {
         match happening {
-            Happening::Event(event) => Some(event),
+            Happening::Event(event) => {
+                if let Event::Dirty(_) = event
+                    && let Some(written) = self.guest.log.written_by_vcpu()
+                    && self.shares.heard(&written)
+                {
+                    self.throttle();
+                }
+                Some(event)
+            }
             Happening::FromLink(number, event) if number == self.number && self.live.is_some() => {
                 if let Event::Control(FromTarget::Accept(accept)) = &event
                     && !accept.retained
@@ -451,9 +468,8 @@ impl Driver {
                     }
                 }
                 Command::SetThrottle(percent) => {
-                    if let Err(error) = (self.guest.throttle)(percent) {
-                        self.failed(Step::SetThrottle, &*error);
-                    }
+                    self.shares.set(percent);
+                    self.throttle();
                 }
                 Command::OpenWindow => self.open_window(),
                 Command::CloseWindow => {}
@@ -520,6 +536,14 @@ impl Driver {
             };
             let _ = sender.send(Happening::Event(event));
         });
+    }
+
+    /// Slows vCPUs as it was last decided.
+    fn throttle(&self) {
+        tracing::debug!(shares = ?self.shares, "vCPUs are slowed");
+        if let Err(error) = (self.guest.throttle)(self.shares.of_each()) {
+            self.failed(Step::SetThrottle, &*error);
+        }
     }
 
     async fn say(&mut self, message: &FromSource) {

@@ -121,6 +121,10 @@ impl ports::DirtyLog for LogPort {
         })
     }
 
+    fn written_by_vcpu(&self) -> Option<Vec<u64>> {
+        self.log.written_by_vcpu()
+    }
+
     fn stop(&self) -> Result<(), PortError> {
         Ok(self.log.stop()?)
     }

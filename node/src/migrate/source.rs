@@ -164,7 +164,6 @@ impl Plan {
             ..Tuning::default()
         };
         let dialer = Acquaintances::dialer(known, token, tuning);
-        let vcpus = guest.spec().vcpus as usize;
         let throttled = guest.clone();
         Ok(Self {
             way: Way {
@@ -175,8 +174,10 @@ impl Plan {
                 memory: Arc::new(MemoryPort::new(&guest)),
                 log: Arc::new(LogPort::new(&guest)),
                 had: arrived.map(|arrived| arrived.digests),
-                throttle: Arc::new(move |percent| {
-                    (0..vcpus).try_for_each(|index| Ok(throttled.throttle(index, percent)?))
+                vcpus: guest.spec().vcpus as usize,
+                throttle: Arc::new(move |shares| {
+                    let mut shares = shares.iter().enumerate();
+                    shares.try_for_each(|(index, &share)| Ok(throttled.throttle(index, share)?))
                 }),
                 guest: Arc::new(GuestPort::leaving(guest, leaver.holder)),
             },

@@ -15,6 +15,7 @@ mod migrate_limits;
 mod migrate_local;
 mod migrate_modes;
 mod migrate_return;
+mod migrate_throttle;
 mod moving;
 mod owned;
 mod peer;

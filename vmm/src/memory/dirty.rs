@@ -128,12 +128,15 @@ impl DirtyPages {
         }
     }
 
-    fn add(&mut self, slot: usize, page: u64) {
-        if let Some(slot) = self.slots.get_mut(slot)
-            && page < slot.pages
-        {
-            slot.words[(page / 64) as usize] |= 1 << (page % 64);
-        }
+    /// Whether the page was not in the set before.
+    fn add(&mut self, slot: usize, page: u64) -> bool {
+        let Some(slot) = self.slots.get_mut(slot).filter(|slot| page < slot.pages) else {
+            return false;
+        };
+        let (word, bit) = (&mut slot.words[(page / 64) as usize], 1 << (page % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
     }
 }
 
@@ -166,16 +169,23 @@ pub struct DirtyLog {
 struct Rings {
     rings: Vec<DirtyRing>,
     drained: DirtyPages,
+    /// Pages that each ring was the first to report in a collection, since [`DirtyLog::written_by_vcpu`] was
+    /// asked last.
+    written: Vec<u64>,
 }
 
 impl DirtyLog {
     /// A log, not started. `rings` are the vCPUs' when the machine reports by ring.
     pub fn new(vm: Arc<Vm>, ram: Arc<GuestRam>, rings: Vec<DirtyRing>) -> Self {
-        let drained = DirtyPages::empty(&ram);
+        let rings = Rings {
+            drained: DirtyPages::empty(&ram),
+            written: vec![0; rings.len()],
+            rings,
+        };
         Self {
             vm,
             ram,
-            rings: Mutex::new(Rings { rings, drained }),
+            rings: Mutex::new(rings),
         }
     }
 
@@ -187,6 +197,7 @@ impl DirtyLog {
         for region in self.ram.memory().iter() {
             region.get_mmap().bitmap().reset();
         }
+        self.rings().written.fill(0);
         self.ram.set_logging(&self.vm, true)
     }
 
@@ -221,6 +232,17 @@ impl DirtyLog {
         Ok(())
     }
 
+    /// How many pages each vCPU was the first to write since they were armed, as far as collected, since this
+    /// was asked last; `None` unless each has a ring of its own: a bitmap does not tell who wrote.
+    pub fn written_by_vcpu(&self) -> Option<Vec<u64>> {
+        if self.vm.ring_entries() == 0 {
+            return None;
+        }
+        let mut rings = self.rings();
+        let none = vec![0; rings.rings.len()];
+        Some(std::mem::replace(&mut rings.written, none))
+    }
+
     /// Empties the rings. A vCPU calls it when its ring is full, for it cannot go on before.
     ///
     /// # Errors
@@ -252,10 +274,17 @@ impl Rings {
     /// Moves what the rings hold to `drained`. Resetting gives back exactly what was harvested, as
     /// both happen under the lock.
     fn drain(&mut self, vm: &Vm) -> Result<(), KvmError> {
-        let Self { rings, drained } = self;
+        let Self {
+            rings,
+            drained,
+            written,
+        } = self;
         let mut harvested = 0;
-        for ring in rings {
-            harvested += ring.harvest(|slot, page| drained.add(slot as usize, page));
+        for (ring, written) in rings.iter_mut().zip(written) {
+            // Some kernels report a page as often as it is written: it counts once.
+            harvested += ring.harvest(|slot, page| {
+                *written += u64::from(drained.add(slot as usize, page));
+            });
         }
         if harvested > 0 {
             vm.reset_dirty_rings()?;
@@ -281,12 +310,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_page_is_new_to_a_set_once() {
+        let mut pages = DirtyPages::over([70, 3].into_iter());
+        assert!(pages.add(0, 69) && pages.add(1, 2));
+        assert!(!pages.add(0, 69) && !pages.add(1, 2));
+        assert_eq!(pages.count(), 2);
+    }
+
+    #[test]
     fn bits_past_the_end_of_a_slot_are_not_pages() {
         let mut pages = DirtyPages::over([70, 3].into_iter());
         pages.add_words(0, &[u64::MAX, u64::MAX]);
         assert_eq!(pages.count(), 70);
-        pages.add(1, 3);
-        pages.add(7, 0);
+        assert!(!pages.add(1, 3) && !pages.add(7, 0));
         assert_eq!(pages.count(), 70);
         assert!(pages.contains(69) && !pages.contains(70));
     }
@@ -297,7 +333,7 @@ mod tests {
             let split = split.min(bits.len());
             let mut pages = DirtyPages::over([split as u64, (bits.len() - split) as u64].into_iter());
             for (page, _) in bits.iter().enumerate().filter(|(_, set)| **set) {
-                if page < split { pages.add(0, page as u64) } else { pages.add(1, (page - split) as u64) }
+                let _ = if page < split { pages.add(0, page as u64) } else { pages.add(1, (page - split) as u64) };
             }
             let mut seen = vec![false; bits.len()];
             let mut copy = DirtyPages::over([split as u64, (bits.len() - split) as u64].into_iter());
