@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use godwit_proto::migrate::MAX_MESSAGE_BYTES;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -94,7 +95,7 @@ impl Default for Tuning {
             dead_after: Duration::from_millis(2400),
             stall_limit: Duration::from_secs(3),
             handshake_limit: Duration::from_secs(5),
-            max_frame_bytes: 4 << 20,
+            max_frame_bytes: MAX_MESSAGE_BYTES,
             bandwidth_cap: None,
             cable: None,
         }

@@ -41,7 +41,7 @@ pub const VERSIONS: VersionRange = match VersionRange::new(1, 1) {
 };
 
 /// The longest message, in bytes of payload: [`FromSource::State`] with 64 vCPUs is about 2 MiB.
-pub const MAX_MESSAGE_BYTES: u32 = 16 << 20;
+pub const MAX_MESSAGE_BYTES: u32 = 4 << 20;
 /// The most runs of one [`FromSource::Missing`].
 pub const MAX_RUNS: usize = 1 << 16;
 /// The most digests of one [`FromSource::Digests`].
