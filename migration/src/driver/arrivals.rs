@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::migrate::FromSource;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -104,6 +105,13 @@ impl Events {
         }
     }
 
+    /// What came on the control stream is no message.
+    fn malformed(&self, error: &dyn std::error::Error) -> Happening {
+        let error = CodedError::from_error(ErrorCode::PeerProtocol, error);
+        tracing::warn!(%error, "the source breaks the protocol");
+        Happening::FromLink(self.number, Event::Malformed(error))
+    }
+
     /// Closes the link, on which nonsense came; the source may make another one.
     pub(super) fn link_is_useless(&self) -> Happening {
         let peer = self.peer.clone();
@@ -157,11 +165,11 @@ pub(super) async fn listen(mut control: FrameReceiver, events: Events) {
         let event = match control.next().await {
             Ok(frame) => match FromSource::from_frame(&frame) {
                 Ok(message) => Event::Control(message),
-                Err(error) => {
-                    tracing::warn!(%error, "the source breaks the protocol");
-                    return events.tell(events.link_is_useless());
-                }
+                Err(error) => return events.tell(events.malformed(&error)),
             },
+            Err(error @ TransportError::Frame { .. }) => {
+                return events.tell(events.malformed(&error));
+            }
             Err(
                 TransportError::Closed {
                     code: CloseCode::Done,

@@ -187,7 +187,7 @@ enum Happening {
 async fn listen(mut control: FrameReceiver, number: u64, sender: mpsc::Sender<Happening>) {
     loop {
         let event = from_target(control.next().await);
-        let over = matches!(event, Event::LinkLost);
+        let over = matches!(event, Event::LinkLost | Event::Malformed(_));
         let told = sender.send(Happening::FromLink(number, event)).await;
         if told.is_err() || over {
             return;
@@ -196,14 +196,17 @@ async fn listen(mut control: FrameReceiver, number: u64, sender: mpsc::Sender<Ha
 }
 
 fn from_target(frame: Result<Frame, TransportError>) -> Event {
+    let malformed = |error: &dyn std::error::Error| {
+        let told = CodedError::from_error(ErrorCode::PeerProtocol, error);
+        tracing::warn!(error = %told, "the target breaks the protocol");
+        Event::Malformed(told)
+    };
     match frame {
         Ok(frame) => match FromTarget::from_frame(&frame) {
             Ok(message) => Event::Control(message),
-            Err(error) => {
-                tracing::warn!(%error, "the target breaks the protocol");
-                Event::LinkLost
-            }
+            Err(error) => malformed(&error),
         },
+        Err(error @ TransportError::Frame { .. }) => malformed(&error),
         Err(error) => {
             tracing::debug!(%error, "the link to the target has ended");
             Event::LinkLost
@@ -235,7 +238,10 @@ async fn next_request(live: &mut Option<Live>) -> Event {
         return event;
     }
     live.requests = None;
-    Event::LinkLost
+    match event {
+        Event::Malformed(error) => Event::Malformed(error),
+        _ => Event::LinkLost,
+    }
 }
 
 struct Driver {
@@ -391,7 +397,8 @@ impl Driver {
     /// The target has closed the link.
     async fn closed_there(&mut self) {
         while let Some(happening) = self.heard.recv().await {
-            if matches!(happening, Happening::FromLink(of, Event::LinkLost) if of == self.number) {
+            if matches!(happening, Happening::FromLink(of, Event::LinkLost | Event::Malformed(_)) if of == self.number)
+            {
                 return;
             }
         }

@@ -222,6 +222,10 @@ impl Driver {
                 self.disconnect();
                 Event::LinkLost
             }
+            Happening::FromLink(_, Event::Malformed(_)) if self.ready => {
+                self.disconnect();
+                Event::LinkLost
+            }
             Happening::FromLink(_, event) => event,
             Happening::Prepared(prepared, destination) => {
                 let accept = Accept {

@@ -112,8 +112,9 @@ fn any_source_event(random: &mut Random) -> source::Event {
         S::ResumeGuest,
         S::SendPages,
     ];
-    match random.below(14) {
+    match random.below(15) {
         0..4 => E::Control(any_from_target(random)),
+        13 => E::Malformed(error()),
         4 => E::Dirty(random.pages()),
         5 => E::Paused,
         6 => E::Saved(Vec::new()),
@@ -323,8 +324,9 @@ fn any_target_event(random: &mut Random) -> target::Event {
         S::RestoreState,
         S::InstallPages,
     ];
-    match random.below(16) {
+    match random.below(17) {
         0..4 => E::Control(any_from_source(random)),
+        15 => E::Malformed(error()),
         4 => E::BatchApplied {
             round: random.below(3) as u32,
             stream: random.below(4) as u16,

@@ -47,6 +47,8 @@ pub enum Event {
         /// Why.
         error: CodedError,
     },
+    /// What came on the control stream, or for the fault stream, is no message of a target (MIG-04).
+    Malformed(CodedError),
     /// The connection is dead or gone.
     LinkLost,
     /// [`Command::Redial`] is done: there is a new connection, and nothing was said on it.

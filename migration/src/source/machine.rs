@@ -140,6 +140,11 @@ impl Source {
             return Vec::new();
         }
         let core = &mut self.core;
+        let event = match event {
+            // A new connection may do better, and the guest is worth it (MIG-36).
+            Event::Malformed(_) if core.relinquished => Event::LinkLost,
+            event => event,
+        };
         if let Event::Control(FromTarget::Ping { nonce }) = event {
             return vec![Command::SendControl(FromSource::Pong { nonce })];
         }
@@ -222,7 +227,9 @@ impl Source {
                 core.failed(step);
                 return core.stay(error);
             }
-            Event::Control(FromTarget::Abort(error)) => return core.stay(error),
+            Event::Control(FromTarget::Abort(error)) | Event::Malformed(error) => {
+                return core.stay(error);
+            }
             _ => {}
         }
         match phase {

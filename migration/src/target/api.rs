@@ -56,6 +56,8 @@ pub enum Event {
         /// Why.
         error: CodedError,
     },
+    /// What came on the control stream is no message of a source (MIG-04).
+    Malformed(CodedError),
     /// The connection is dead or gone.
     LinkLost,
     /// The source connected again; nothing was said yet.

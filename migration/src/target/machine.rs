@@ -140,6 +140,14 @@ impl Target {
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
         let core = &mut self.core;
         core.now = core.now.max(now);
+        let event = match (&self.phase, event) {
+            // A new connection may do better, and the guest is worth it (MIG-36).
+            (
+                Phase::Ready(_) | Phase::Starting(_) | Phase::Running(_) | Phase::Finished(_),
+                Event::Malformed(_),
+            ) => Event::LinkLost,
+            (_, event) => event,
+        };
         match event {
             Event::Control(FromSource::Ping { nonce }) => {
                 return vec![Command::SendControl(FromTarget::Pong { nonce })];
@@ -210,9 +218,9 @@ impl Target {
                 ErrorCode::LinkLost,
                 "the link to the source was lost",
             )),
-            Event::Failed { ref error, .. } | Event::Control(FromSource::Abort(ref error)) => {
-                Some(error.clone())
-            }
+            Event::Failed { ref error, .. }
+            | Event::Malformed(ref error)
+            | Event::Control(FromSource::Abort(ref error)) => Some(error.clone()),
             _ => None,
         };
         let (offer, deadline) = match &phase {
