@@ -257,6 +257,8 @@ pub struct Receipt {
     pub recoveries: u32,
     /// The highest throttle, percent.
     pub throttle_max_percent: u8,
+    /// What did not go as asked, and cost nothing but that.
+    pub warnings: Vec<String>,
     /// From the beginning to the end.
     #[serde(rename = "total_ms", serialize_with = "as_ms")]
     pub total: Duration,

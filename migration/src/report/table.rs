@@ -26,6 +26,9 @@ impl fmt::Display for Receipt {
         for error in outcome.map_or(&[][..], Outcome::errors) {
             writeln!(f, "           {error}")?;
         }
+        for warning in &self.warnings {
+            writeln!(f, "warning    {warning}")?;
+        }
         writeln!(f, "total      {}", Ms(self.total))?;
         if let Some(blackout) = &self.blackout {
             writeln!(

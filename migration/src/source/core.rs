@@ -305,6 +305,7 @@ impl Core {
             requested_pages: self.requested_pages,
             recoveries: self.recoveries,
             throttle_max_percent: self.throttle_max,
+            warnings: Vec::new(),
             total: self.now - self.began,
         }
     }

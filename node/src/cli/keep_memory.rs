@@ -24,7 +24,11 @@ impl KeepMemory {
     pub(super) fn execute(&self) -> ExitCode {
         match keeper::keep(self.left_by, Duration::from_millis(self.for_ms)) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => Output::default().fail(&error),
+            Err(error) => {
+                // For who started it, and waits for a line.
+                println!("{error}");
+                Output::default().fail(&error)
+            }
         }
     }
 }

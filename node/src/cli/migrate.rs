@@ -112,6 +112,9 @@ impl Migrate {
         let ended = migrated.map_err(|error| lost(&error))?;
         let receipt: Value = serde_json::from_str(&ended.receipt)
             .map_err(|error| CodedError::from_error(ErrorCode::PeerProtocol, &error))?;
+        if !self.json {
+            warnings(&receipt).for_each(|text| Output::default().say(&format!("warning: {text}")));
+        }
         if self.json {
             print(&receipt.to_string())?;
         } else if self.receipt {
@@ -228,6 +231,12 @@ fn summary(receipt: &Value) -> String {
         bytes / 1048576.0,
         number(receipt, "memory_bytes") / 1048576.0,
     )
+}
+
+/// What did not go as asked.
+fn warnings(receipt: &Value) -> impl Iterator<Item = &str> {
+    let warnings = receipt.get("warnings").and_then(Value::as_array);
+    warnings.into_iter().flatten().filter_map(Value::as_str)
 }
 
 /// Why the guest was not moved, out of the receipt.

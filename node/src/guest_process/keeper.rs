@@ -15,7 +15,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
@@ -64,10 +64,10 @@ fn directory() -> io::Result<PathBuf> {
     Ok(dir)
 }
 
-/// Starts a process that keeps `memory` for `time`.
+/// Starts a process that keeps `memory` for `time`, and waits until it does.
 ///
 /// # Errors
-/// It cannot be started.
+/// It cannot be started, or says why it does not.
 pub fn start(memory: &File, migration: MigrationId, time: Duration) -> io::Result<()> {
     let program = fs::read_link("/proc/self/exe")?;
     let arguments: [OsString; 5] = [
@@ -81,12 +81,32 @@ pub fn start(memory: &File, migration: MigrationId, time: Duration) -> io::Resul
     keeper
         .args(arguments)
         .stdin(Stdio::from(memory.try_clone()?))
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .process_group(0);
     // It outlives this process, which ends before it.
-    keeper.spawn().map(drop)
+    let said = keeper.spawn()?.stdout.take();
+    let said = said.ok_or_else(|| io::Error::other("the keeper has no output"))?;
+    let deadline = Instant::now() + START_TIME;
+    if let [false] = wait::ready([Watched::readable(&said)], Some(deadline))? {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    // It writes one short line at once.
+    let mut line = String::new();
+    BufReader::new(said.take(MAX_LINE)).read_line(&mut line)?;
+    match line.trim_end() {
+        READY => Ok(()),
+        "" => Err(io::Error::other("its keeper died at once")),
+        why => Err(io::Error::other(why.to_owned())),
+    }
 }
+
+/// What a keeper writes that keeps memory; else it writes why not.
+const READY: &str = "ready";
+/// How long a keeper may take to say so.
+const START_TIME: Duration = Duration::from_secs(5);
+/// No line of a keeper is longer.
+const MAX_LINE: u64 = 4096;
 
 /// Keeps the memory that is this process's standard input, until somebody takes it or `time` is over.
 ///
@@ -98,6 +118,8 @@ pub fn keep(migration: MigrationId, time: Duration) -> Result<(), CodedError> {
     let memory = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
     let socket = socket_of(migration).map_err(failed)?;
     let socket = Socket::bind(&socket).map_err(|error| error.coded())?;
+    // Whoever started it may be gone.
+    let _ = writeln!(io::stdout(), "{READY}");
     loop {
         let watched = [Watched::readable(socket.listener())];
         let [somebody] = wait::ready(watched, Some(deadline)).map_err(failed)?;
@@ -145,7 +167,6 @@ fn serve(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::thread;
 
     use super::*;

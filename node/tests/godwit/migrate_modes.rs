@@ -322,6 +322,32 @@ fn a_guest_goes_to_and_fro_many_times_in_changing_modes_unharmed() {
 }
 
 #[test]
+fn a_guest_that_resets_while_its_memory_follows_starts_anew_where_it_is() {
+    if !has_post_copy() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // Resets when 6 s have passed; its memory takes as long on this link.
+    let cmdline = "heartbeat=20 every=100 dirty=24M,rate:100,entropy:100 for=6000 end=reset";
+    let mut source = run(dir, "a.sock", "2", cmdline);
+    source.line("dirty id=0 cpu=1 filled=");
+    let (mut target, to, token) = receive(dir, "token", &["--socket", "b.sock"]);
+    let request = slow_post_copy(&to, &token, 4 << 20);
+    let moving = mover(dir, "a.sock", request);
+    await_post_copy(dir, "a.sock");
+    target.line("end how=reset");
+    assert!(!moving.is_finished(), "its memory is there already");
+    let moved = moving.join().unwrap().unwrap();
+    assert!(moved.moved, "{}", moved.receipt);
+    assert_eq!(source.end().code, Some(0));
+    let first = target.line("godwit-payload version=");
+    assert_eq!(field(&first, "cpus"), 2);
+    assert_eq!(field(&target.line("heartbeat "), "seq"), 1);
+    target.line("dirty id=0 cpu=1 filled=");
+}
+
+#[test]
 fn a_link_that_is_cut_in_post_copy_is_made_again_and_no_page_is_lost() {
     if !has_post_copy() {
         return;

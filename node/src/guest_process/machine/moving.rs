@@ -123,8 +123,12 @@ impl Machine {
             );
             receipt.outcome = Some(Outcome::SourceStuck(stuck));
         }
-        if let (Some(Outcome::Completed), Ok(receipt)) = (&outcome, &moved) {
-            keep_memory(&guest, receipt, request);
+        if let (Some(Outcome::Completed), Ok(receipt)) = (&outcome, &mut moved)
+            && let Err(error) = keep_memory(&guest, receipt, request)
+        {
+            let warning = format!("the guest's memory is not kept for its way back: {error}");
+            tracing::warn!("{warning}");
+            receipt.warnings.push(warning);
         }
         drop((guest, lease));
         // A cluster ends the process when it has seen that the guest is elsewhere.
@@ -290,14 +294,11 @@ impl Machine {
 }
 
 /// Leaves the memory of a guest that was moved to a process that keeps it, if `request` wishes so.
-fn keep_memory(guest: &Guest, receipt: &Receipt, request: &MigrateRequest) {
+fn keep_memory(guest: &Guest, receipt: &Receipt, request: &MigrateRequest) -> io::Result<()> {
     let time = Duration::from_millis(request.retain_ms.unwrap_or(0));
     if time.is_zero() || request.mode == Some(Mode::Local) {
-        return;
+        return Ok(());
     }
-    let kept = receipt.migration.parse().map_err(io::Error::other);
-    let kept = kept.and_then(|id| keeper::start(guest.ram().file(), id, time));
-    if let Err(error) = kept {
-        tracing::warn!(%error, "the guest's memory is not kept for its way back");
-    }
+    let id = receipt.migration.parse().map_err(io::Error::other)?;
+    keeper::start(guest.ram().file(), id, time)
 }
