@@ -89,10 +89,10 @@ fn a_forecast_tells_that_memory_will_have_to_follow_the_guest() {
     if !has_post_copy() {
         return;
     }
-    // Whole pages of random content, at twice what the link takes.
+    // Whole pages of random content, at eight times what the link takes.
     let cmdline = "heartbeat=20 every=50 check=4M,rate:100,verify:100000 regs \
-        dirty=64M,rate:4000,entropy:100,pattern:random";
-    let (forecast, receipt) = forecast_and_move(cmdline, &["--bandwidth", "8M"]);
+        dirty=8M,rate:4000,entropy:100,pattern:random";
+    let (forecast, receipt) = forecast_and_move(cmdline, &["--bandwidth", "2M"]);
     assert_eq!(forecast["ending"], "post-copy", "{forecast}");
     assert_eq!(forecast["converges"], false);
     let phases = phases(&receipt);
@@ -151,11 +151,7 @@ fn a_target_that_cannot_take_the_guest_says_so_to_a_forecast() {
     }
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let mut source = with_disk(
-        dir,
-        "a.sock",
-        "heartbeat=20 every=50 check=4M,rate:100 regs blk=0",
-    );
+    let mut source = with_disk(dir, "a.sock", "heartbeat=20 every=50 blk=0");
     let (target, to, token) = receive(dir, "token", &["--disk", "vda=nowhere"]);
     let refused = migrate(dir, &to, &token, &["--forecast=1"]);
     assert!(

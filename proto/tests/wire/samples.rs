@@ -10,7 +10,7 @@ use godwit_proto::guest::{
 use godwit_proto::id::{Epoch, MigrationId};
 use godwit_proto::process::{
     AwaitRequest, ConsoleKind, Departure, DeviceStats, ExitReason, GuestState, GuestStats,
-    HandedTap, Leaving, MandateState, MigrateRequest, NamedCounter, Parting, Proof, REQUEST_LIMITS,
+    HandedTap, Leaving, MandateState, NamedCounter, Parting, Proof, REQUEST_LIMITS,
     RESPONSE_LIMITS, Request, Response, SnapshotReport, Standing, VERSIONS, VcpuStats,
 };
 use godwit_proto::record::{Record, RecordReader, RecordWriter};
@@ -319,11 +319,7 @@ pub(crate) fn requests() -> Vec<Request> {
         },
         Request::OpenWindow,
         Request::Forecast {
-            migrate: Box::new(MigrateRequest {
-                to: "192.0.2.7:7401".into(),
-                token: "godwit1_AAAA".into(),
-                ..MigrateRequest::default()
-            }),
+            migrate: Box::new(process::migrate_request()),
             watch_ms: 3000,
         },
     ]
