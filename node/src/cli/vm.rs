@@ -163,10 +163,8 @@ fn list(session: &mut Session, node: Option<&str>, label: Option<&str>) -> Resul
 /// What a guest does, and what it is to do where that differs.
 fn state(guest: &Guest) -> String {
     let state = guest.state.name();
-    match (guest.intent, guest.state) {
-        (Intent::Stopped, GuestState::Running | GuestState::Paused | GuestState::Starting) => {
-            format!("{state}, to be stopped")
-        }
+    match guest.intent {
+        Intent::Stopped if guest.node.is_some() => format!("{state}, to be stopped"),
         _ if guest.moving.is_some() => format!("{state}, moving"),
         _ => state.into(),
     }

@@ -299,6 +299,22 @@ fn placement_is_explained_by_commands() {
 }
 
 #[test]
+fn a_node_is_emptied_and_removed_by_commands() {
+    let daemon = Daemon::start();
+    daemon.ok(&["vm", "create", "web", "--node", "a"]);
+    let begun = daemon.ok(&["node", "drain", "a", "--no-wait"]);
+    assert_eq!(begun.trim(), "node a is being emptied");
+    let shown = daemon.ok(&["node", "show", "a"]);
+    assert!(shown.contains("placement    draining"), "{shown}");
+    let refused = daemon.fails(66, &["node", "remove", "a"]);
+    assert!(refused.contains("guest web"), "{refused}");
+    let done = daemon.ok(&["node", "drain", "b"]);
+    assert_eq!(done.trim(), "node b is empty");
+    daemon.ok(&["node", "remove", "b"]);
+    daemon.fails(60, &["node", "show", "b"]);
+}
+
+#[test]
 fn a_guest_is_migrated_by_a_command_that_waits_and_leaves_a_receipt() {
     let daemon = Daemon::start();
     daemon.ok(&["vm", "create", "web", "--node", "a"]);

@@ -76,6 +76,7 @@ pub(in super::super) async fn drain(
     Of(api): Of<Api>,
     Name(name): Name,
     asker: Asker,
+    _: NoQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
     let operation = OperationId::from_bytes(random::id()?);
@@ -87,9 +88,10 @@ pub(in super::super) async fn drain(
         Ok(Decision::again(Command::Node(drain)))
     };
     let applied = api.commit(&asker.request(&()), 0, decide).await?;
-    let view = |state: &State| {
-        let found = state.operation(operation);
-        found.map(|found| view::operation(state, found))
+    // That of the first time, when it is asked for again.
+    let view = |state: &State| match applied.object {
+        ObjectRef::Operation(id) => state.operation(id).map(|one| view::operation(state, one)),
+        _ => None,
     };
     Ok(api.written(StatusCode::ACCEPTED, applied, view).await)
 }

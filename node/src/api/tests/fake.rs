@@ -131,6 +131,21 @@ impl Fake {
             .unwrap();
     }
 
+    /// Lets the lease of a node lapse.
+    pub(super) fn lose(&self, number: u8) {
+        let node = node_id(number);
+        let (incarnation, reign) = {
+            let state = self.state();
+            (state.lease(node).unwrap().incarnation, state.reign())
+        };
+        let lapse = NodeCommand::LapseLease {
+            node,
+            incarnation,
+            reign,
+        };
+        self.apply(Command::Node(lapse)).unwrap();
+    }
+
     /// Lets a migration come to its end.
     pub(super) fn complete(&self, migration: MigrationId, receipt: &str) {
         let epoch = self.state().migration(migration).unwrap().successor;

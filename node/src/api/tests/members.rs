@@ -56,6 +56,48 @@ async fn a_node_is_cordoned_and_uncordoned() {
 }
 
 #[tokio::test]
+async fn a_node_is_drained_once_and_the_drain_is_an_operation() {
+    let world = World::new();
+    let on_a = json!({"name": "web", "node": "a"});
+    world.post("/v1/guests", on_a).await.ok();
+    let path = "/v1/nodes/a/drain";
+    let begun = world.with_body("POST", path, "", Some("k")).await;
+    assert_eq!(begun.status, 202);
+    let begun = begun.ok();
+    assert_eq!(begun["object"]["kind"], "drain");
+    assert_eq!(begun["object"]["state"], "running");
+    let again = world.with_body("POST", path, "", Some("k")).await.ok();
+    assert_eq!(again["id"], begun["id"]);
+    assert_eq!(again["object"], begun["object"]);
+    let operations = world.get("/v1/operations").await.ok();
+    assert_eq!(operations["items"].as_array().unwrap().len(), 1);
+    let path = "/v1/nodes/x/drain";
+    world
+        .with_body("POST", path, "", None)
+        .await
+        .refused(404, 60);
+}
+
+#[tokio::test]
+async fn a_node_with_guests_is_removed_by_force_only() {
+    let world = World::new();
+    let on_a = json!({"name": "web", "node": "a"});
+    world.post("/v1/guests", on_a).await.ok();
+    world.delete("/v1/nodes/a").await.refused(409, 66);
+    world.delete("/v1/nodes/a?hard=true").await.refused(400, 65);
+    // It runs: its guests would go on there.
+    world
+        .delete("/v1/nodes/a?force=true")
+        .await
+        .refused(409, 69);
+    world.fake.lose(0);
+    world.delete("/v1/nodes/a").await.refused(409, 66);
+    world.delete("/v1/nodes/a?force=true").await.ok();
+    world.get("/v1/nodes/a").await.refused(404, 60);
+    world.delete("/v1/nodes/b").await.ok();
+}
+
+#[tokio::test]
 async fn labels_are_replaced_unless_the_node_changed_since_it_was_read() {
     let world = World::new();
     let read = world.get("/v1/nodes/a").await.ok()["revision"]
