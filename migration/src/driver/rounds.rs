@@ -259,6 +259,7 @@ impl Stream {
     }
 
     async fn push(&mut self, run: PageRun) -> Result<BytesByKind, CodedError> {
+        self.bulk.make_way();
         let before = self.encoder.stats();
         let end = run.first + run.count;
         let mut first = run.first;

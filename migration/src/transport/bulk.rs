@@ -73,6 +73,12 @@ impl BulkSender {
         &self.written
     }
 
+    /// From now on somebody may wait for what goes besides bulk, so that bulk makes a shorter queue, on
+    /// all streams of the link.
+    pub fn make_way(&self) {
+        self.shared.bound.make_urgent();
+    }
+
     /// Writes all of `bytes`, within the link's cap. When the future is dropped, part of them may
     /// have been written.
     ///

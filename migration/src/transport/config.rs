@@ -15,6 +15,7 @@ use rustls::version::TLS13;
 use super::cable::Cable;
 use super::error::TransportError;
 use super::identity::Identity;
+use super::shallow::{QueueBound, ShallowConfig};
 use super::verify::{AnySource, PinnedTarget};
 
 /// The protocol, as TLS names it. A change that an older build cannot follow gets a new number.
@@ -31,6 +32,9 @@ pub(super) const MAX_BULK_CONNECTIONS: u8 = 8;
 const STREAM_WINDOW: std::ops::RangeInclusive<u32> = 64 << 10..=32 << 20;
 /// Control and fault: they have windows of their own beyond those of bulk.
 const FRAMED_STREAMS: u32 = 2;
+/// What may be under way at first on a connection without bulk, bytes: a state, or what a vCPU asks
+/// for. Somebody stands still until all of it is there, and it is small beside what bulk has under way.
+const MESSAGES_WINDOW: u64 = 256 << 10;
 /// How many connections may wait to be looked at; QUIC drops further ones.
 const MAX_INCOMING: usize = 16;
 /// How much of each waiting connection is buffered, in bytes.
@@ -39,17 +43,29 @@ const INCOMING_BUFFER_BYTES: u64 = 64 << 10;
 /// How QUIC finds out how much it may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Congestion {
-    /// Backs off at a loss, as TCP does: fair to others on a shared network.
+    /// Backs off at a loss, as TCP does: fair to others on a shared network. Until then it fills every
+    /// buffer on the way, and whatever else is said waits behind it.
     Cubic,
+    /// Cubic that keeps the queue before the link short as long as the queue is its own.
+    Shallow,
     /// Measures bandwidth and delay: faster on a path that loses packets.
     Bbr,
+}
+
+/// What a connection carries besides what makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carries {
+    /// Control and faults alone.
+    Messages,
+    /// Bulk, and everything else when there is no other connection.
+    Bulk,
 }
 
 /// The knobs of one side of a link. The two sides may differ: streams and connections are the lesser
 /// of what both want.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// The controller of what this side sends.
+    /// The controller of what this side sends in bulk. What it says besides is little: Cubic's.
     pub congestion: Congestion,
     /// The largest UDP payload that is sent or taken, 1,200 to 65,507 bytes. The link begins with
     /// 1,200 and finds out what passes.
@@ -83,7 +99,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            congestion: Congestion::Cubic,
+            congestion: Congestion::Shallow,
             // Jumbo frames: 9,000 bytes less the headers of IPv6 and UDP.
             mtu_limit: 8952,
             bulk_streams: 4,
@@ -171,6 +187,8 @@ impl Tuning {
         &self,
         identity: &Identity,
         pin: Arc<PinnedTarget>,
+        carries: Carries,
+        bound: &Arc<QueueBound>,
     ) -> Result<quinn::ClientConfig, TransportError> {
         let mut tls = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
@@ -183,7 +201,25 @@ impl Tuning {
         let crypto = QuicClientConfig::try_from(tls).expect("AES-128 is among the cipher suites");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         // The source opens all streams.
-        config.transport_config(Arc::new(self.transport(0, 0)?));
+        let mut transport = self.transport(0, 0)?;
+        match (carries, self.congestion) {
+            (Carries::Messages, _) => {
+                let mut cubic = CubicConfig::default();
+                cubic.initial_window(MESSAGES_WINDOW);
+                transport.congestion_controller_factory(Arc::new(cubic))
+            }
+            (Carries::Bulk, Congestion::Shallow) => {
+                transport.congestion_controller_factory(Arc::new(ShallowConfig {
+                    bound: bound.clone(),
+                    cubic: Arc::default(),
+                }))
+            }
+            (Carries::Bulk, Congestion::Cubic) => &mut transport,
+            (Carries::Bulk, Congestion::Bbr) => {
+                transport.congestion_controller_factory(Arc::new(BbrConfig::default()))
+            }
+        };
+        config.transport_config(Arc::new(transport));
         Ok(config)
     }
 
@@ -225,12 +261,6 @@ impl Tuning {
             .mtu_discovery_config(Some(discovery))
             .keep_alive_interval(Some(self.keep_alive))
             .max_idle_timeout(Some(idle));
-        match self.congestion {
-            Congestion::Cubic => {
-                config.congestion_controller_factory(Arc::new(CubicConfig::default()))
-            }
-            Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
-        };
         Ok(config)
     }
 }

@@ -6,6 +6,7 @@ use quinn::{Connection, ConnectionError, Endpoint};
 
 use super::cap::Cap;
 use super::error::{CloseCode, TransportError};
+use super::shallow::QueueBound;
 
 /// What all parts of a link share. When the last part is dropped, the connections are closed.
 #[derive(Debug)]
@@ -13,13 +14,20 @@ pub(super) struct Shared {
     pub(super) connections: Vec<Connection>,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) cap: Cap,
+    /// Of what this side sends in bulk.
+    pub(super) bound: Arc<QueueBound>,
     /// Why the first connection that ended did so; the others were then closed from here.
     first_end: Arc<OnceLock<ConnectionError>>,
 }
 
 impl Shared {
     /// Takes the connections of a link, of which the first carries control and faults.
-    pub(super) fn new(connections: Vec<Connection>, endpoints: Vec<Endpoint>, cap: Cap) -> Self {
+    pub(super) fn new(
+        connections: Vec<Connection>,
+        endpoints: Vec<Endpoint>,
+        cap: Cap,
+        bound: Arc<QueueBound>,
+    ) -> Self {
         let first_end = Arc::new(OnceLock::new());
         if connections.len() > 1 {
             for watched in &connections {
@@ -34,6 +42,7 @@ impl Shared {
             connections,
             endpoints,
             cap,
+            bound,
             first_end,
         }
     }

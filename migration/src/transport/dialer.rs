@@ -12,12 +12,13 @@ use tokio::time::timeout;
 use super::admission::{ANSWER_BYTES, Answer, Ask, EXPORTER_BYTES, EXPORTER_LABEL, Purpose};
 use super::bulk::BulkSender;
 use super::cap::Cap;
-use super::config::{MAX_BULK_CONNECTIONS, Tuning, provider};
+use super::config::{Carries, MAX_BULK_CONNECTIONS, Tuning, provider};
 use super::connections::Shared;
 use super::error::{Phase, TransportError};
 use super::framed::Framed;
 use super::identity::Identity;
 use super::link::{Link, Peer, SourceLink};
+use super::shallow::QueueBound;
 use super::socket;
 use super::stream::StreamKind;
 use super::token::Token;
@@ -94,6 +95,7 @@ impl Dialer {
         address: SocketAddr,
         purpose: Purpose,
     ) -> Result<SourceLink, TransportError> {
+        let bound = Arc::default();
         let mut ask = Ask {
             purpose,
             index: 0,
@@ -105,29 +107,39 @@ impl Dialer {
             connection,
             stream: control,
             answer,
-        } = self.admitted(address, ask).await?;
+        } = self.admitted(address, ask, &bound).await?;
         let mut connections = vec![connection];
         let mut endpoints = vec![endpoint];
         for index in 1..=answer.bulk_connections {
             ask.index = index;
-            let joined = self.admitted(address, ask).await?;
+            let joined = self.admitted(address, ask, &bound).await?;
             connections.push(joined.connection);
             endpoints.push(joined.endpoint);
         }
         let cap = Cap::new(self.tuning.bandwidth_cap);
-        let shared = Arc::new(Shared::new(connections, endpoints, cap));
+        let shared = Arc::new(Shared::new(connections, endpoints, cap, bound));
         self.streams(shared, control, answer).await
     }
 
     /// Connects from a socket of its own, and asks to be let in.
-    async fn admitted(&self, address: SocketAddr, ask: Ask) -> Result<Admitted, TransportError> {
+    async fn admitted(
+        &self,
+        address: SocketAddr,
+        ask: Ask,
+        bound: &Arc<QueueBound>,
+    ) -> Result<Admitted, TransportError> {
         let any = match address {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         let endpoint = socket::endpoint(any, &self.tuning, None)?;
         let pin = Arc::new(PinnedTarget::new(provider(), self.token.target));
-        let config = self.tuning.client(&self.identity, Arc::clone(&pin))?;
+        let carries = match (ask.index, ask.bulk_connections) {
+            (0, 1..) => Carries::Messages,
+            _ => Carries::Bulk,
+        };
+        let pinned = Arc::clone(&pin);
+        let config = self.tuning.client(&self.identity, pinned, carries, bound)?;
         let connecting = endpoint
             .connect_with(config, address, Identity::NAME)
             .map_err(|source| TransportError::Dial { address, source })?;

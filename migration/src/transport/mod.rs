@@ -74,6 +74,7 @@ mod identity;
 mod link;
 mod meter;
 mod receiver;
+mod shallow;
 mod socket;
 mod stall;
 mod stream;

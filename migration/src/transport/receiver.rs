@@ -222,7 +222,7 @@ impl Receiver {
         let tuning = &self.door.tuning;
         let cap = Cap::new(None);
         let endpoints = vec![self.endpoint.clone()];
-        let shared = Arc::new(Shared::new(connections, endpoints, cap));
+        let shared = Arc::new(Shared::new(connections, endpoints, cap, Arc::default()));
         let limits = Limits {
             versions: self.versions,
             max_payload_bytes: tuning.max_frame_bytes,

@@ -112,7 +112,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 #[test]
 #[ignore = "a measurement: it takes a minute and says nothing in a debug build"]
 fn throughput_of_the_loopback() {
-    use Congestion::{Bbr, Cubic};
+    use Congestion::{Bbr, Cubic, Shallow};
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(2).enable_all().build().unwrap()
@@ -121,6 +121,7 @@ fn throughput_of_the_loopback() {
         (Cubic, 1452, 4, 0),
         (Cubic, 8952, 4, 0),
         (Bbr, 8952, 4, 0),
+        (Shallow, 8952, 4, 1),
         (Cubic, 8952, 1, 0),
         (Cubic, 8952, 4, 1),
         (Cubic, 8952, 4, 2),
