@@ -5,7 +5,8 @@
 //! the link as measured. Once that fits the limit, rounds go on only while the next one is expected
 //! to halve what remains and that is worth something: the switch comes at the minimum, not on a
 //! timer. Above the limit rounds go on while what remains shrinks; after [`PATIENCE`] rounds without
-//! progress, hybrid falls to post-copy and pre-copy takes the next throttle step.
+//! progress, hybrid falls to post-copy and pre-copy takes the next throttle step. Hybrid does not wait
+//! when the guest wrote as much during a round as the round sent.
 //!
 //! # Refused
 //! A rate that was configured: only measured ones count. A switch that is predicted to break the
@@ -22,6 +23,9 @@ use crate::ports::PAGE_BYTES;
 pub const PATIENCE: u32 = 2;
 /// A round makes progress when it leaves less than this part of the least that remained so far.
 const PROGRESS: f64 = 0.9;
+/// A round that leaves this part of what it sent, or more, tells that the next one would as well. In hybrid
+/// nothing is gained by trying: what would be sent now is sent again after the switch.
+const HOPELESS: f64 = 0.95;
 /// Further rounds after the first whose prediction fits the limit.
 const MAX_POLISH: u32 = 4;
 /// Rounds after which a migration counts as timed out, however short they are.
@@ -198,6 +202,9 @@ impl Policy {
         }
         if facts.elapsed >= self.timeout || facts.round >= MAX_ROUNDS {
             return (self.time_up(), Reason::TimeUp);
+        }
+        if self.mode == Mode::Hybrid && rewritten >= HOPELESS {
+            return (Decision::PostCopy, Reason::CannotConverge);
         }
         // The first round copies what was there; it says nothing about convergence but its rate.
         if progress && rewritten < 1.0 {

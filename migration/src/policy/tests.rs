@@ -86,6 +86,17 @@ fn hybrid_falls_to_post_copy_within_a_few_rounds_and_never_throttles() {
 }
 
 #[test]
+fn hybrid_does_not_repeat_a_round_of_which_all_was_written_again() {
+    // Nothing but a working set, written through several times while it is sent.
+    let (choices, _) = run(&Options::default(), 100_000.0, 4e6, GIB_PAGES);
+    assert_eq!(choices.len(), 1);
+    // It is a quarter of memory: that shows when the rest has been sent.
+    let (choices, _) = run(&Options::default(), 100_000.0, 4e6, GIB_PAGES / 4);
+    let reasons: Vec<_> = choices.iter().map(|c| c.reason).collect();
+    assert_eq!(reasons, [Reason::Converging, Reason::CannotConverge]);
+}
+
+#[test]
 fn pre_copy_throttles_step_by_step_until_it_converges() {
     let (choices, _) = run(&pre_copy(), 100_000.0, 200_000.0, GIB_PAGES);
     let last = choices[choices.len() - 1];
