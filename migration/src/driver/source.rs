@@ -322,10 +322,13 @@ impl Driver {
             live.listener.abort();
             live.rounds.stop_sending();
             // Else the reason might be lost with the link.
-            live.control.finish_within(LAST_WORDS).await;
-            live.peer
-                .close(CloseCode::Done, "the migration is over")
-                .await;
+            if live.control.finish_within(LAST_WORDS).await {
+                live.peer.leave().await;
+            } else {
+                live.peer
+                    .close(CloseCode::Done, "the migration is over")
+                    .await;
+            }
             live.rounds.end().await;
         }
     }

@@ -97,11 +97,12 @@ impl FrameSender {
         let _ = self.stream.finish();
     }
 
-    /// Says that no frame follows, and waits, at most `wait`, until the peer's QUIC has all of them.
-    pub async fn finish_within(&mut self, wait: Duration) {
+    /// Says that no frame follows, and waits, at most `wait`, until the peer's QUIC has all of them;
+    /// returns whether it has.
+    pub async fn finish_within(&mut self, wait: Duration) -> bool {
         self.finish();
-        // A peer that does not take them finds out by itself.
-        let _ = timeout(wait, self.stream.stopped()).await;
+        let stopped = timeout(wait, self.stream.stopped()).await;
+        matches!(stopped, Ok(Ok(None)))
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {

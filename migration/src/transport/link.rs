@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::Connection;
 use tokio::time::timeout;
 
 use super::bulk::{BulkReceiver, BulkSender};
@@ -14,6 +15,10 @@ use super::identity::Fingerprint;
 
 /// How long a side waits for its last packets to go out.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The same for packets that nobody has to answer, and how often it looks.
+const LAST_PACKETS: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_micros(500);
 
 /// The streams between a source and a target. Dropping all of it closes it as
 /// [`CloseCode::Abandoned`]; a peer that hears nothing else treats it so.
@@ -101,6 +106,29 @@ impl Peer {
     pub async fn ended(&self) -> TransportError {
         self.shared.connections[0].closed().await;
         self.shared.ended()
+    }
+
+    /// Ends a link on which the peer has heard everything: returns when the last packets are on their way. One
+    /// that is lost costs the peer the time to notice silence, and nothing else.
+    pub async fn leave(&self) {
+        let connections = &self.shared.connections;
+        let sent = |connection: &Connection| connection.stats().udp_tx.datagrams;
+        let before: Vec<u64> = connections.iter().map(sent).collect();
+        self.shared.close(CloseCode::Done, "");
+        // After that nothing is sent but the end.
+        let is_waiting = || {
+            connections
+                .iter()
+                .map(sent)
+                .zip(&before)
+                .any(|(now, then)| now == *then)
+        };
+        let gone = async {
+            while is_waiting() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let _ = timeout(LAST_PACKETS, gone).await;
     }
 
     /// Ends the link and waits, at most a second, until the peer can know. What was not yet

@@ -98,6 +98,39 @@ async fn round_trip(asker: &mut Framed, answerer: &mut Framed, payload: &[u8]) {
 }
 
 #[tokio::test]
+async fn a_source_that_leaves_is_heard_although_nothing_of_it_is_left() {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let tuning = Tuning::default();
+    let mut receiver = Receiver::bind(any, Invitation::default(), tuning, VERSIONS).unwrap();
+    let (token, address) = (receiver.token().clone(), receiver.address().unwrap());
+    let source = std::thread::spawn(move || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dialer = Dialer::new(token, Tuning::default(), VERSIONS).unwrap();
+            let mut link = dialer.open(address).await.unwrap();
+            let control = &mut link.control.sender;
+            control.send(FrameKind::Request, 1, b"all").await.unwrap();
+            assert!(control.finish_within(PATIENCE).await);
+            link.peer.leave().await;
+        });
+    });
+    let mut target = receiver.accept(PATIENCE).await.unwrap();
+    let frame = target.control.receiver.receive(PATIENCE).await.unwrap();
+    assert_eq!(frame.payload, b"all");
+    let ended = timeout(PATIENCE, target.peer.ended()).await.unwrap();
+    let is_told = matches!(
+        &ended,
+        TransportError::Closed {
+            code: CloseCode::Done,
+            ..
+        }
+    );
+    assert!(is_told, "{ended:?}");
+    source.join().unwrap();
+}
+
+#[tokio::test]
 async fn messages_and_faults_go_both_ways_and_a_link_ends_with_its_reason() {
     let (mut source, mut target, receiver, _dialer) = link().await;
     assert_eq!(source.peer.fingerprint(), receiver.token().target);
