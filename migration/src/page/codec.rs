@@ -53,6 +53,10 @@ const MIN_GAIN: f64 = 1.05;
 /// How much faster a link that did not make us wait is assumed to be, each time.
 const LINK_GROWTH: f64 = 1.5;
 
+/// Observations of such a link before anything was measured until it is assumed to be faster: what buffers
+/// take at the beginning tells nothing of it.
+const FIRST_GROWTH_PATIENCE: u32 = 4;
+
 /// Observations of such a link until it is assumed to be faster: after a measurement, and at most;
 /// they double each time that proves wrong.
 const MIN_GROWTH_PATIENCE: u32 = 8;
@@ -127,8 +131,8 @@ impl CodecChooser {
             compression,
             link: ASSUMED_LINK,
             link_assumed: true,
-            growth_patience: 1,
-            until_growth: 1,
+            growth_patience: FIRST_GROWTH_PATIENCE,
+            until_growth: FIRST_GROWTH_PATIENCE,
             speed: Scale::NEUTRAL,
             ratio: Scale::NEUTRAL,
             current: Codec::Raw,

@@ -6,7 +6,7 @@
 
 mod exhaustive;
 mod guest;
-mod orders;
+pub(crate) mod orders;
 mod outcomes;
 mod recovery;
 mod survey;

@@ -23,7 +23,7 @@ use crate::target::{self, Limits, Target};
 const PAGES: u64 = 200;
 const EVENTS: usize = 120;
 
-pub(super) fn offer(mode: Mode, compare: bool) -> Offer {
+pub(crate) fn offer(mode: Mode, compare: bool) -> Offer {
     Offer {
         migration: MigrationId::from_bytes([1; 16]),
         guest: GuestId::from_bytes([2; 16]),

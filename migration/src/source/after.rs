@@ -16,6 +16,9 @@ use crate::report::{Outcome, Phase as Shown};
 
 /// Pushes under way at once.
 const PUSH_WINDOW: usize = 4;
+/// What a guest needs first it needs at once, page after page: for so long after it runs nothing else is
+/// sent. It costs a move this much time, and the guest waits less than it would behind the pushes.
+const FIRST_PAGES: Duration = Duration::from_millis(10);
 /// How often the link is redialled in one migration.
 const MAX_RECOVERIES: u32 = 100;
 
@@ -26,9 +29,18 @@ pub(super) struct After {
     /// Pushes given to the driver and not reported back.
     pushes: Vec<PageRun>,
     push_done: bool,
+    pushing: Pushing,
     link: Link,
     /// Moves on with every sign of life.
     deadline: Duration,
+}
+
+/// When pages are pushed that nobody asked for.
+#[derive(Clone, Copy, Debug)]
+enum Pushing {
+    OnceItRuns,
+    From(Duration),
+    Now,
 }
 
 #[derive(Debug)]
@@ -63,20 +75,22 @@ impl After {
             },
             core.now,
         );
-        let mut after = Self {
+        Phase::After(Self {
             plan,
             pushes: Vec::new(),
             push_done: false,
+            pushing: Pushing::OnceItRuns,
             link: Link::Up,
             deadline: core.now + core.options.recovery_window,
-        };
-        after.push(core);
-        Phase::After(after)
+        })
     }
 
-    /// When silence has lasted too long.
+    /// When silence has lasted too long, or pushing begins.
     pub(super) fn deadline(&self) -> Duration {
-        self.deadline
+        match self.pushing {
+            Pushing::From(begin) => begin.min(self.deadline),
+            _ => self.deadline,
+        }
     }
 
     /// Pages not sent yet.
@@ -116,6 +130,10 @@ impl After {
                 self.deadline = core.now + core.options.recovery_window;
             }
             Event::Cancel => core.out.push(Command::CancelTooLate),
+            Event::Tick if matches!(self.pushing, Pushing::From(begin) if core.now >= begin) => {
+                self.pushing = Pushing::Now;
+                self.push(core);
+            }
             Event::Tick if core.now >= self.deadline => {
                 let error = "the target took the guest over and cannot be reached any more";
                 let error = CodedError::new(ErrorCode::Unconfirmed, error).with_fix(
@@ -133,6 +151,9 @@ impl After {
             FromTarget::Resumed(times) => {
                 if core.times.resumed.is_none() {
                     core.times.resumed = Some((core.now, times));
+                }
+                if let Pushing::OnceItRuns = self.pushing {
+                    self.pushing = Pushing::From(core.now + FIRST_PAGES);
                 }
                 if self.plan.is_none() && matches!(self.link, Link::Syncing { .. }) {
                     self.link = Link::Up;
@@ -180,6 +201,7 @@ impl After {
         *next = first.saturating_add(words.len() as u64 * 64);
         if last && let Some(plan) = &mut self.plan {
             plan.resume(received);
+            self.pushing = Pushing::Now;
             self.link = Link::Up;
             core.shown(Shown::PostCopy, core.now);
             self.push(core);
@@ -189,7 +211,8 @@ impl After {
 
     /// Keeps pushes under way.
     fn push(&mut self, core: &mut Core) {
-        let (Some(plan), Link::Up) = (&mut self.plan, &self.link) else {
+        let (Some(plan), Link::Up, Pushing::Now) = (&mut self.plan, &self.link, self.pushing)
+        else {
             return;
         };
         while self.pushes.len() < PUSH_WINDOW
@@ -229,5 +252,86 @@ impl After {
     fn completed(core: &mut Core) -> Phase {
         core.out.push(Command::FreeMemory);
         core.finish(Outcome::Completed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_proto::migrate::{Mode, ResumeTimes};
+
+    use super::*;
+    use crate::options::Options;
+    use crate::report::BytesByKind;
+    use crate::sim::orders::offer;
+    use crate::source::Request;
+
+    const fn ms(time: u64) -> Duration {
+        Duration::from_millis(time)
+    }
+
+    /// A source that has just given the guest up; all memory follows.
+    fn relinquished() -> (Core, Phase) {
+        let offer = offer(Mode::PostCopy, false);
+        let missing = PageSet::full(offer.pages);
+        let mut core = Core::new(offer, Options::default(), Request::default(), ms(0));
+        core.runs = Runs::No;
+        let phase = After::relinquish(Some(PushPlan::new(missing)), &mut core);
+        (core, phase)
+    }
+
+    fn handle(phase: Phase, core: &mut Core, now: Duration, event: Event) -> (Phase, Vec<bool>) {
+        let Phase::After(after) = phase else {
+            panic!("{phase:?}");
+        };
+        core.now = now;
+        core.out.clear();
+        let phase = after.handle(event, core);
+        let requested = core.out.iter().filter_map(|command| match command {
+            Command::SendPages { requested, .. } => Some(*requested),
+            _ => None,
+        });
+        let requested = requested.collect();
+        (phase, requested)
+    }
+
+    #[test]
+    fn what_the_guest_needs_first_is_alone_on_the_link() {
+        let (mut core, phase) = relinquished();
+        let runs = Event::Control(FromTarget::Resumed(ResumeTimes::default()));
+        let (phase, sent) = handle(phase, &mut core, ms(1), runs);
+        assert!(sent.is_empty());
+        let run = PageRun { first: 7, count: 1 };
+        let needs = Event::Control(FromTarget::PageRequest(run));
+        let (phase, sent) = handle(phase, &mut core, ms(2), needs);
+        assert_eq!(sent, [true]);
+        let bytes = BytesByKind::default();
+        let (phase, sent) = handle(phase, &mut core, ms(3), Event::PagesSent { run, bytes });
+        assert!(sent.is_empty());
+        let Phase::After(after) = &phase else {
+            panic!("{phase:?}");
+        };
+        assert_eq!(after.deadline(), ms(1) + FIRST_PAGES);
+        let (_, sent) = handle(phase, &mut core, ms(1) + FIRST_PAGES, Event::Tick);
+        assert_eq!(
+            sent,
+            [false, false],
+            "all that is left, on both sides of page 7"
+        );
+    }
+
+    #[test]
+    fn a_link_that_is_cut_before_the_guest_is_known_to_run_does_not_end_the_pushes() {
+        let (mut core, phase) = relinquished();
+        let (phase, _) = handle(phase, &mut core, ms(1), Event::LinkLost);
+        let (phase, _) = handle(phase, &mut core, ms(2), Event::LinkRestored);
+        let runs = Event::Control(FromTarget::Resumed(ResumeTimes::default()));
+        let (phase, _) = handle(phase, &mut core, ms(3), runs);
+        let nothing = FromTarget::Received {
+            first: 0,
+            words: vec![0; 4],
+            last: true,
+        };
+        let (_, sent) = handle(phase, &mut core, ms(4), Event::Control(nothing));
+        assert_eq!(sent, [false]);
     }
 }
