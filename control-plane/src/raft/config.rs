@@ -98,7 +98,6 @@ impl ReplicaConfig {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.limits.snapshot_entries.max(1)),
             max_in_snapshot_log_to_keep: self.limits.kept_entries,
             purge_batch_size: 256,
-            broadcast_submitted_on_append: Some(true),
             removed_leader_step_down: StepDownPolicy::After(election_max),
             // A leader without a quorum lets others be elected by those who hear it and others.
             quorum_loss_probe_interval: Some(election_max.saturating_mul(2)),
