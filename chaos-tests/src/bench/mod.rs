@@ -7,6 +7,7 @@
 //!
 //! See `docs/benchmarks.md` for what each row means.
 
+pub mod control;
 pub mod document;
 pub mod godwit;
 pub mod guests;
@@ -87,11 +88,17 @@ pub enum Subject {
     Run,
     /// A guest that moves: blackout, bytes, time, what it costs.
     Migrate,
+    /// Commits, a leader that is killed, placement.
+    Control,
 }
 
 impl Subject {
     /// All, by name.
-    pub const ALL: [(&'static str, Self); 2] = [("run", Self::Run), ("migrate", Self::Migrate)];
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("run", Self::Run),
+        ("migrate", Self::Migrate),
+        ("control", Self::Control),
+    ];
 
     /// The one called `name`.
     #[must_use]
@@ -106,6 +113,7 @@ impl Subject {
         match self {
             Self::Run => run::parts(),
             Self::Migrate => migrate::parts(),
+            Self::Control => control::parts(),
         }
     }
 }
@@ -117,7 +125,7 @@ pub struct Bench {
     pub quick: bool,
     /// Measure only the parts whose name contains this; all when empty.
     pub only: String,
-    /// The program under measurement.
+    /// The program under measurement; this one where there are no guests.
     pub godwit: PathBuf,
     /// QEMU, if it can be had.
     pub peer: Option<Peer>,
@@ -126,12 +134,17 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Builds Godwit and looks for the peer.
+    /// Builds Godwit and looks for the peer, where `subject` is about guests.
     ///
     /// # Errors
     /// When Godwit cannot be built.
-    pub fn prepare(quick: bool, only: &str) -> Result<Self, BenchError> {
-        let godwit = godwit::program()?;
+    pub fn prepare(subject: Subject, quick: bool, only: &str) -> Result<Self, BenchError> {
+        let has_guests = subject != Subject::Control;
+        let this = std::env::current_exe().map_err(|source| BenchError::System {
+            doing: "find this program".into(),
+            source,
+        })?;
+        let godwit = if has_guests { godwit::program()? } else { this };
         let beside = godwit.parent().unwrap_or(&godwit);
         let folder = tempfile::Builder::new()
             .prefix("bench-")
@@ -144,7 +157,7 @@ impl Bench {
             quick,
             only: only.to_owned(),
             godwit,
-            peer: Peer::find(),
+            peer: if has_guests { Peer::find() } else { None },
             folder,
         })
     }
@@ -156,6 +169,7 @@ impl Bench {
         match subject {
             Subject::Run => run::measure(self, &mut document),
             Subject::Migrate => migrate::measure(self, &mut document),
+            Subject::Control => control::measure(self, &mut document),
         }
         document
     }

@@ -28,6 +28,11 @@ impl Samples {
         self.push(time.as_secs_f64() * 1e3);
     }
 
+    /// Each of them, in the order they were taken.
+    pub fn values(&self) -> impl Iterator<Item = &f64> {
+        self.0.iter()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use godwit_chaos_tests::bench::{Bench, Subject};
+use godwit_chaos_tests::bench::{Bench, Subject, control};
 
 const USAGE: &str = "\
 usage: bench SUBJECT [--quick] [--json] [--only PART]
@@ -23,8 +23,21 @@ fn usage() -> String {
 const USAGE_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Not for use by hand: a voter of the subject `control`.
+    if let [first, rest @ ..] = arguments.as_slice()
+        && first == "voter"
+    {
+        return match control::run_voter(rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("bench voter: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let (mut subject, mut quick, mut json, mut only) = (None, false, false, String::new());
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), Subject::named(&argument)) {
             ("--quick", _) => quick = true,
@@ -45,7 +58,7 @@ fn main() -> ExitCode {
         eprint!("{}", usage());
         return ExitCode::from(USAGE_ERROR);
     };
-    let bench = match Bench::prepare(quick, &only) {
+    let bench = match Bench::prepare(subject, quick, &only) {
         Ok(bench) => bench,
         Err(error) => {
             eprintln!("bench: {error}");

@@ -47,6 +47,7 @@
 pub mod apt;
 pub mod assets;
 pub mod cpio;
+pub mod etcd;
 pub mod external;
 mod files;
 pub mod host;

@@ -29,8 +29,9 @@ pub struct ReplicaConfig {
 ///
 /// A follower waits for `election_max` after the last sign of life of the leader, so that the
 /// leader can rely on it, and then for a time drawn between `election_min` and `election_max`
-/// before it stands for election itself. With the defaults that is 200 to 400 ms; the vote and the
-/// first commit of the new leader come on top, some milliseconds each.
+/// before it stands for election itself. With the defaults that is 280 to 360 ms; the vote and the
+/// first commit of the new leader come on top, some milliseconds each. A vote has to be on the
+/// voter's disk within `election_min`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// Between two signs of life of a leader.
@@ -47,8 +48,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(40),
-            election_min: Duration::from_millis(60),
-            election_max: Duration::from_millis(200),
+            election_min: Duration::from_millis(100),
+            election_max: Duration::from_millis(180),
             deadline: Duration::from_secs(2),
         }
     }
@@ -97,7 +98,6 @@ impl ReplicaConfig {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.limits.snapshot_entries.max(1)),
             max_in_snapshot_log_to_keep: self.limits.kept_entries,
             purge_batch_size: 256,
-            broadcast_submitted_on_append: Some(true),
             removed_leader_step_down: StepDownPolicy::After(election_max),
             // A leader without a quorum lets others be elected by those who hear it and others.
             quorum_loss_probe_interval: Some(election_max.saturating_mul(2)),

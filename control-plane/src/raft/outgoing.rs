@@ -1,14 +1,15 @@
 //! Requests to other replicas.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use godwit_proto::id::{ClusterId, NodeId};
 use godwit_proto::raft::{
-    AppendReply, AppendRequest, MAX_PIECE_BYTES, Member, RaftCall, RaftReply, RaftRequest,
-    SnapshotPiece, SnapshotReply, TransferReply, TransferRequest, VoteRequest,
+    self as record, AppendReply, AppendRequest, MAX_PIECE_BYTES, Member, RaftCall, RaftReply,
+    RaftRequest, SnapshotPiece, SnapshotReply, TransferReply, TransferRequest, VoteRequest,
 };
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -35,6 +36,32 @@ pub(super) struct Network {
     pub(super) link: Arc<dyn PeerLink>,
     pub(super) cluster: ClusterId,
     pub(super) me: NodeId,
+    pub(super) stored: Stored,
+}
+
+/// The last entry that each follower has said to have on disk, and to whom it said so.
+///
+/// A follower that lacks what it had has lost its disk, and with it its vote. The library takes
+/// such an answer for a bug of ours; here it ends as a follower that cannot be reached, which is
+/// what it is until it joins anew.
+#[derive(Clone, Default)]
+pub(super) struct Stored(Arc<Mutex<BTreeMap<NodeId, (record::Vote, u64)>>>);
+
+impl Stored {
+    fn note(&self, node: NodeId, leader: record::Vote, index: u64) {
+        let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = stored.entry(node).or_insert((leader, index));
+        if found.0 != leader || found.1 < index {
+            *found = (leader, index);
+        }
+    }
+
+    /// Whether the follower once told this leader that it has the entry.
+    fn has(&self, node: NodeId, leader: record::Vote, index: u64) -> bool {
+        let stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = stored.get(&node);
+        found.is_some_and(|(to, last)| *to == leader && index <= *last)
+    }
 }
 
 /// The way to one replica.
@@ -63,6 +90,8 @@ enum CallError {
     Message(MessageError),
     /// The reply is to another call.
     Mismatch,
+    /// It lacks entries that it had.
+    Lost,
 }
 
 impl CallError {
@@ -72,6 +101,7 @@ impl CallError {
             Self::Link(error) => Unreachable::new(&error).into(),
             Self::Message(error) => Unreachable::new(&error).into(),
             Self::Mismatch => Unreachable::from_string("the reply is to another request").into(),
+            Self::Lost => Unreachable::from_string("the node has lost its log").into(),
         }
     }
 }
@@ -165,15 +195,30 @@ impl RaftNetworkV2<TypeConfig> for Way {
             true => option.hard_ttl(),
             false => APPEND_WITHIN,
         };
+        let leader = vote_record(&request.vote);
+        let previous = request.prev_log_id.as_ref().map(log_id_record);
+        let last = request.entries.last().map(|entry| entry.log_id.index);
+        let last = last.or(previous.map(|id| id.index));
         let call = RaftCall::Append(AppendRequest {
-            vote: vote_record(&request.vote),
-            previous: request.prev_log_id.as_ref().map(log_id_record),
+            vote: leader,
+            previous,
             entries: link::entries(request.entries),
             committed: request.leader_commit.as_ref().map(log_id_record),
         });
         match self.call(call, within).await {
+            Ok(RaftReply::Append(AppendReply::Conflict))
+                if previous
+                    .is_some_and(|id| self.network.stored.has(self.to.id, leader, id.index)) =>
+            {
+                tracing::error!(node = %self.to.id, "a member has lost its log; it must join anew");
+                Err(CallError::Lost.into_rpc())
+            }
             Ok(RaftReply::Append(reply)) => Ok(match reply {
-                AppendReply::Stored => AppendEntriesResponse::Success,
+                AppendReply::Stored => {
+                    let stored = &self.network.stored;
+                    last.inspect(|last| stored.note(self.to.id, leader, *last));
+                    AppendEntriesResponse::Success
+                }
                 AppendReply::StoredUpTo(upto) => {
                     AppendEntriesResponse::PartialSuccess(upto.map(log_id))
                 }

@@ -27,7 +27,7 @@ use super::incoming::Incoming;
 use super::link::{self, PeerLink};
 use super::log::Log;
 use super::machine::{Machine, Shared};
-use super::outgoing::Network;
+use super::outgoing::{Network, Stored};
 use super::role::Role;
 use super::types::{Address, Peer, TypeConfig};
 use crate::state::State;
@@ -107,6 +107,7 @@ impl Replica {
             link,
             cluster: config.cluster,
             me: config.node,
+            stored: Stored::default(),
         };
         let log = Log(store.clone());
         let me = Peer(config.node);

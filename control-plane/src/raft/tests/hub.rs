@@ -197,6 +197,11 @@ impl Hub {
         replica.unwrap().shutdown().await;
     }
 
+    /// Takes all that a stopped replica had.
+    pub(super) fn wipe(&self, number: u8) {
+        std::fs::remove_dir_all(self.config(number).directory).unwrap();
+    }
+
     pub(super) fn replica(&self, number: u8) -> Replica {
         let replicas = self.wires.replicas.lock().unwrap();
         replicas.get(&node(number)).unwrap().clone()

@@ -144,6 +144,32 @@ async fn a_follower_far_behind_gets_a_snapshot_and_the_log_stays_short() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lost_its_log_harms_nobody() {
+    let hub = Hub::of_three().await;
+    hub.propose(1).await;
+    let leader = hub.leader().await;
+    let is_follower = |role: &crate::raft::Role| !role.am_leader;
+    let mut followers = hub.numbers();
+    followers.retain(|number| is_follower(&hub.replica(*number).role().borrow()));
+    let wiped = followers[0];
+    role_where(&leader, |role| {
+        role.progress.values().all(|index| *index == role.last_log)
+    })
+    .await;
+    hub.stop(wiped).await;
+    hub.wipe(wiped);
+    let replica = hub.open(wiped).await;
+    for number in 2..20 {
+        leader.propose(entry(number)).await.unwrap();
+    }
+    assert!(leader.role().borrow().am_leader);
+    assert!(
+        networks(&replica).is_empty(),
+        "it was taken back without a word"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_bytes_make_a_snapshot_too() {
     let mut hub = Hub::new();
     hub.limits.snapshot_bytes = 10_000;
