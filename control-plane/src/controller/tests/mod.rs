@@ -1,5 +1,7 @@
 //! Events in, commands out; each command is applied, so a refused one is found.
 
+mod speed;
+
 use std::time::Duration;
 
 use godwit_proto::cluster::{
