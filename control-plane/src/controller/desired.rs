@@ -38,10 +38,8 @@ fn desired_guest(state: &State, node: NodeId, guest: &Guest) -> Option<DesiredGu
         role,
         intent: guest.intent,
         leased,
-        lease_pool: shared
-            .next()
-            .filter(|_| leased)
-            .map(|disk| disk.pool.clone()),
+        // Whatever the policy is now: who had the guest before may hold that lease still.
+        lease_pool: shared.next().map(|disk| disk.pool.clone()),
         observed: guest.observed.state.clone(),
         observed_generation: guest.observed.generation,
         machine,

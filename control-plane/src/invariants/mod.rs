@@ -8,6 +8,7 @@ mod drains_end;
 mod fresh_epochs;
 mod index_follows;
 mod leases_match;
+mod nothing_outlives_its_use;
 mod numbers_grow;
 mod one_handoff;
 mod taken_only_when_lapsed;
@@ -28,7 +29,7 @@ pub struct Violation {
 type OfState = fn(&State) -> Vec<String>;
 type OfStep = fn(&State, &State) -> Vec<String>;
 
-const OF_STATE: [(&str, OfState); 6] = [
+const OF_STATE: [(&str, OfState); 7] = [
     ("memory is bounded", bounded::check),
     ("a drain ends when its node is empty", drains_end::check),
     ("indexes follow from the state", index_follows::check),
@@ -36,6 +37,7 @@ const OF_STATE: [(&str, OfState); 6] = [
         "a node is ready while it holds its lease",
         leases_match::check,
     ),
+    ("nothing outlives its use", nothing_outlives_its_use::check),
     ("a guest has at most one handoff", one_handoff::check),
     (
         "a volume has at most one guest",

@@ -56,7 +56,7 @@ impl World {
             _ => found.disk.ledger.clone(),
         };
         found.daemon = Some(Daemon {
-            agent: Agent::new(found.id, bound, false, &ledger),
+            agent: Agent::new(found.id, bound, true, &ledger),
             role: Role::Follower,
             leader: None,
             election_at,

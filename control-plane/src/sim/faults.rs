@@ -70,6 +70,9 @@ impl World {
         self.healing = true;
         self.cut.clear();
         self.loss_permille = 0;
+        for host in &mut self.hosts {
+            host.disks_out_until = Duration::ZERO;
+        }
         self.note(|| "all is well from now on".into());
         self.tidy();
     }
@@ -135,6 +138,11 @@ impl World {
                     }
                 }
                 self.count("networks split");
+            }
+            5 if self.random.one_in(2) => {
+                self.note(|| format!("host {victim} does not reach the disks for {length:?}"));
+                self.hosts[victim].disks_out_until = self.now + length;
+                self.count("disks out of reach");
             }
             5 => {
                 let other = self.a_host();

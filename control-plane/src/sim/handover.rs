@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use godwit_proto::cluster::DiskOwner;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::{Epoch, GuestId, MigrationId};
 
@@ -241,7 +242,7 @@ impl World {
                 };
                 receiving.ready = true;
                 if self.setup.broken == Broken::NoRelinquish {
-                    self.handed_over(host, key, None);
+                    self.handed_over(host, key, None, (from_host, from));
                 }
                 let ready = Message::ToProcess(from, Signal::Ready { migration });
                 self.send(host, from_host, ready);
@@ -254,7 +255,7 @@ impl World {
             } => {
                 let ready = process.receiving.is_some_and(|receiving| receiving.ready);
                 if ready {
-                    self.handed_over(host, key, Some(memory));
+                    self.handed_over(host, key, Some(memory), (from_host, from));
                 }
                 let taken = self
                     .process(host, key)
@@ -281,7 +282,13 @@ impl World {
         self.act(host);
     }
 
-    fn handed_over(&mut self, host: usize, key: Key, memory: Option<u64>) {
+    fn handed_over(
+        &mut self,
+        host: usize,
+        key: Key,
+        memory: Option<u64>,
+        (from_host, from): (usize, Key),
+    ) {
         let hands = self.disks.get(&key.0).copied().unwrap_or(0);
         if let Some(process) = self.process(host, key) {
             process.receiving = None;
@@ -290,6 +297,13 @@ impl World {
         self.count("handovers");
         self.note(|| format!("host {host}: {} at {} is handed over", key.0, key.1));
         self.tell(host, key, RunEvent::HandedOver);
+        if self.sectors.contains_key(&key.0) {
+            let source = DiskOwner {
+                node: self.hosts[from_host].id,
+                epoch: from.1,
+            };
+            self.open_disk(host, key, Some(source));
+        }
     }
 
     fn relinquish(&mut self, host: usize, key: Key, migration: MigrationId) {
@@ -308,6 +322,7 @@ impl World {
             process.runner.relinquish();
         }
         self.look(host, key);
+        self.give_up_disk(host, key);
         let recovery = self.between(RECOVERY_MS.0, RECOVERY_MS.1);
         self.timer(host, key, recovery, Timer::RecoveryOver);
         self.say_again(host, key);

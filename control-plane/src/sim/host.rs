@@ -27,6 +27,8 @@ pub(super) struct Host {
     /// While the daemon is stopped it takes nothing up.
     pub(super) stopped_until: Option<Duration>,
     pub(super) processes: BTreeMap<Key, Process>,
+    /// Until then it does not reach shared disks.
+    pub(super) disks_out_until: Duration,
     /// The state as far as this node applied it, when it last led.
     pub(super) replica: State,
     pub(super) applied: usize,

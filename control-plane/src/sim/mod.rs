@@ -8,6 +8,7 @@
 //! | `world` | true time, what is to happen, and to whom |
 //! | `log` | elections and commits: a quorum, terms, entries of uncertain fate |
 //! | `daemon` | a node's daemon: carries messages to controller and agent, and acts for them |
+//! | `disk` | leases on disks that several nodes reach |
 //! | `process`, `handover` | guest processes: they run while their runner lets them, and move |
 //! | `faults` | what goes wrong, and what users do meanwhile |
 //! | `checks` | what must hold, one by one |
@@ -18,6 +19,7 @@
 
 mod checks;
 mod daemon;
+mod disk;
 mod faults;
 mod handover;
 mod host;
@@ -61,6 +63,8 @@ enum Broken {
     StaleCopy,
     /// A leader takes itself for one without asking a quorum.
     NoQuorum,
+    /// Who takes a guest over does not wait for its lease on the disk.
+    NoDisk,
 }
 
 /// What is tried.

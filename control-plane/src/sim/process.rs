@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use godwit_proto::cluster::DiskOwner;
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::MigrationId;
 
+use super::disk::DiskEnd;
 use super::handover::Move;
 use super::host::Key;
 use super::world::{Event, World};
 use super::{Broken, MARGIN};
 use crate::agent::{Action, Doing, End, Found, Launch, Sending};
+use crate::lease::DiskEvent;
 use crate::ownership::{Origin, RunCommand, RunEvent, Runner};
 
 /// What a process waits for.
@@ -35,6 +38,8 @@ pub(super) enum Timer {
     PatienceOver,
     /// The target has all pages.
     Served,
+    /// Something of its lease on the disk.
+    Disk(DiskEvent),
 }
 
 pub(super) struct Process {
@@ -57,6 +62,7 @@ pub(super) struct Process {
     /// Where the guest comes from, until it was handed over.
     pub(super) receiving: Option<Receiving>,
     pub(super) sending: Option<Move>,
+    pub(super) disk: Option<DiskEnd>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -181,9 +187,13 @@ impl World {
     fn make(&mut self, host: usize, launch: &Launch, receiving: Option<Receiving>) -> Key {
         let key = (launch.guest, launch.epoch);
         self.births += 1;
+        let origin = match (self.setup.broken, launch.origin) {
+            (Broken::NoDisk, Origin::FailedOver { .. }) => Origin::Fresh,
+            (_, origin) => origin,
+        };
         let process = Process {
             birth: self.births,
-            runner: Runner::new(launch.epoch, launch.leased, launch.origin),
+            runner: Runner::new(launch.epoch, launch.leased, origin),
             leased: launch.leased,
             booted: receiving.is_some(),
             fresh: receiving.is_none(),
@@ -194,9 +204,13 @@ impl World {
             inbox: Vec::new(),
             receiving,
             sending: None,
+            disk: None,
         };
         self.hosts[host].processes.insert(key, process);
         self.check_begun(host, key);
+        if launch.lease_pool.is_some() && receiving.is_none() {
+            self.open_disk(host, key, None);
+        }
         self.prove(host);
         key
     }
@@ -209,11 +223,17 @@ impl World {
         process.runner = Runner::new(epoch, process.leased, Origin::Fresh);
         process.sending = None;
         process.inbox.clear();
+        let had_disk = process.disk.take().is_some();
         let key = (from.0, epoch);
         self.hosts[host].processes.insert(key, process);
         self.check_begun(host, key);
         self.look(host, key);
         self.tell(host, key, RunEvent::Tick);
+        if had_disk {
+            let epoch = from.1;
+            let node = self.hosts[host].id;
+            self.open_disk(host, key, Some(DiskOwner { node, epoch }));
+        }
         self.prove(host);
     }
 
@@ -265,7 +285,14 @@ impl World {
                 }
                 self.tell(host, key, RunEvent::Tick);
             }
-            Timer::Stopped => self.end(host, key, Some(&End::Stopped)),
+            Timer::Stopped => {
+                self.release_disk(host, key);
+                self.end(host, key, Some(&End::Stopped));
+            }
+            Timer::Disk(event) => {
+                self.disk_event(host, key, event);
+                return;
+            }
             timer => self.move_timer(host, key, timer),
         }
         self.act(host);

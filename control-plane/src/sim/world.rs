@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use godwit_proto::cluster::{
-    Applied, Command, DesiredState, Entry, Heartbeat, HeartbeatAnswer, Ledger,
+    Applied, Command, DesiredState, DiskLease, Entry, Heartbeat, HeartbeatAnswer, Ledger,
 };
 use godwit_proto::id::{GuestId, MigrationId, NodeId, RequestId};
 
@@ -101,6 +101,20 @@ pub(super) enum Event {
     StartDaemon {
         host: usize,
     },
+    /// A guest process reads the sector of its guest's lease.
+    ReadSector {
+        host: usize,
+        key: Key,
+        birth: u64,
+    },
+    /// A write to that sector lands, or will not.
+    WriteSector {
+        host: usize,
+        key: Key,
+        record: DiskLease,
+        lands: bool,
+        told: bool,
+    },
     /// A guest process is killed.
     Kill {
         host: usize,
@@ -128,6 +142,8 @@ pub(super) struct World {
     pub(super) acknowledged: Vec<(Entry, Applied)>,
     /// How often each guest's disks changed hands; what is in memory must fit.
     pub(super) disks: BTreeMap<GuestId, u64>,
+    /// The sectors of guests' leases on shared disks.
+    pub(super) sectors: BTreeMap<GuestId, DiskLease>,
     pub(super) checks: Checks,
     pub(super) births: u64,
     pub(super) requests: u64,
@@ -161,8 +177,12 @@ impl World {
         if self.random.below(1000) < self.loss_permille && from != to {
             return;
         }
+        // Where a late answer does harm, answers are late.
+        let is_late =
+            self.setup.broken == Broken::FromArrival && matches!(message, Message::Answer(_));
         let delay = match self.random.below(200) {
             _ if from == to => Duration::ZERO,
+            _ if is_late => self.between(500, 2500),
             0..3 => self.between(100, 2500),
             3..10 => self.between(5, 100),
             _ => self.between(0, 3),
@@ -289,6 +309,14 @@ impl World {
             Event::Continue { host, key, birth } => self.go_on(host, key, birth),
             Event::StartDaemon { host } => self.start_daemon(host),
             Event::Kill { host, key } => self.crash(host, key),
+            Event::ReadSector { host, key, birth } => self.read_sector(host, key, birth),
+            Event::WriteSector {
+                host,
+                key,
+                record,
+                lands,
+                told,
+            } => self.write_sector(host, key, record, lands, told),
             Event::Fault(fault) => self.strike(fault),
         }
     }
@@ -323,6 +351,7 @@ impl World {
             truth,
             acknowledged: Vec::new(),
             disks: BTreeMap::new(),
+            sectors: BTreeMap::new(),
             checks: Checks::default(),
             births: 0,
             requests: 0,

@@ -185,6 +185,7 @@ impl State {
         expected: Option<Revision>,
     ) -> Result<ObjectRef, Refusal> {
         let mut guest = self.want_stopped(id, expected, "stop it first")?;
+        check_gone(&guest)?;
         self.check_template(id, template, guest.failover)?;
         self.detach(context, &guest);
         guest.template = template.clone();
@@ -306,6 +307,8 @@ impl State {
                 "is nothing that an owner can see",
             )),
             ObservedState::Running | ObservedState::Paused => {
+                // Who runs it holds every lease that it needs.
+                guest.ownership.lingers &= report.state != ObservedState::Running;
                 guest.observed.state = report.state.clone();
                 guest.observed.at = context.now;
                 guest.observed.dirty_pages_per_second = report.dirty_pages_per_second;
@@ -360,7 +363,8 @@ impl State {
     ) -> Result<ObjectRef, Refusal> {
         let guest = self.guests.want(id)?;
         self.check_fail_over(guest)?;
-        let restarted = as_restarted(guest);
+        let mut restarted = as_restarted(guest);
+        restarted.ownership.lingers |= self.has_disk_lease(guest);
         let owner = guest.ownership.owner;
         self.check_fits(&restarted, node, Purpose::Start)?;
         let message = format!(
@@ -385,6 +389,7 @@ impl State {
         expected: Option<Revision>,
     ) -> Result<ObjectRef, Refusal> {
         let guest = self.want_stopped(id, expected, "stop it first")?;
+        check_gone(&guest)?;
         self.detach(context, &guest);
         self.remove_guest(context, id);
         let object = ObjectRef::Guest(id);
@@ -396,5 +401,17 @@ impl State {
     pub(super) fn name_of(&self, node: NodeId) -> String {
         let node = self.nodes.find(node);
         node.map_or_else(String::new, |node| format!("node {}", node.meta.name))
+    }
+}
+
+/// Refuses to let go of the disks of a guest that may still run where it was taken from.
+fn check_gone(guest: &Guest) -> Result<(), Refusal> {
+    match guest.ownership.lingers {
+        false => Ok(()),
+        true => Err(Refusal::GuestState {
+            name: guest.meta.name.clone(),
+            found: "may still run on the lost node that it was taken from".into(),
+            fix: "start it: it runs when that one has let go of its disk",
+        }),
     }
 }

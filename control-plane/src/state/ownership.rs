@@ -4,7 +4,7 @@
 
 use godwit_proto::cluster::{
     CpuChoice, EventKind, FailoverPolicy, Guest, Handoff, MigrationPhase, NodeState, ObjectRef,
-    Observed, ObservedState, Owner, Ownership, RunIntent, Window,
+    Observed, ObservedState, Owner, Ownership, PoolKind, RunIntent, Window,
 };
 use godwit_proto::codes::{CodedError, ErrorCode};
 use godwit_proto::id::{MigrationId, NodeId};
@@ -68,6 +68,7 @@ impl State {
             highest: epoch,
             owner: Owner::Node { node, epoch },
             revives: None,
+            lingers: guest.ownership.lingers,
         };
         guest.intent = RunIntent::Running;
         guest.observed = Observed {
@@ -161,6 +162,16 @@ impl State {
         Ok(())
     }
 
+    /// Whether a guest has a lease on a disk that several nodes reach.
+    pub(super) fn has_disk_lease(&self, guest: &Guest) -> bool {
+        let mut volumes = guest.template.volumes.iter();
+        volumes.any(|attachment| {
+            let volume = self.volume(attachment.volume);
+            let pool = volume.and_then(|volume| self.pool(volume.pool));
+            pool.is_some_and(|pool| pool.kind == PoolKind::Shared)
+        })
+    }
+
     /// Notes that a migration came to nothing. Who owns the guest then is the caller's to say.
     pub(super) fn abort_migration(
         &mut self,
@@ -202,6 +213,7 @@ pub(super) fn revive(guest: &mut Guest, handoff: Handoff) {
             epoch,
         },
         revives: Some(handoff.epoch),
+        lingers: false,
     };
     guest.observed.state = ObservedState::Starting;
 }

@@ -100,7 +100,9 @@ pub struct DesiredGuest {
     pub intent: RunIntent,
     /// Whether it could be started elsewhere, and so runs on a proof only.
     pub leased: bool,
-    /// The directory of the shared pool that its lease on a disk would be kept in.
+    /// The directory of the shared pool that its lease on a disk is kept in, if it has a disk in one.
+    /// It is taken before the guest is started, whether the guest needs a lease to run or not: who had
+    /// it when it did may run it still.
     pub lease_pool: Option<String>,
     /// What was last committed of what it does.
     pub observed: ObservedState,

@@ -28,6 +28,9 @@ pub struct Ownership {
     /// The epoch under which the owner gave up a copy of the guest that never ran anywhere since:
     /// that copy may go on under the owner's epoch. Any other copy of an earlier epoch is stale.
     pub revives: Option<Epoch>,
+    /// It was taken from a lost node, and whoever has it since has not told that it runs: the lost node
+    /// may run it still, on its lease on the disk.
+    pub lingers: bool,
 }
 
 /// Who may run a guest.
@@ -78,6 +81,7 @@ impl Ownership {
         highest: Epoch::new(0),
         owner: Owner::Nobody,
         revives: None,
+        lingers: false,
     };
 
     /// The nodes that may run the guest at this moment: none, one, or both ends of an open window.

@@ -328,6 +328,50 @@ fn with_the_window_closed_the_target_cannot_run_the_guest_and_is_not_waited_for(
 }
 
 #[test]
+fn a_guest_that_may_still_run_on_its_disk_keeps_it_until_it_was_started_elsewhere() {
+    let size = Size {
+        nodes: 6,
+        guests: 6,
+        services: 0,
+    };
+    let full = Workload::full(size, 3);
+    let taken = full.state.guests().find_map(|guest| {
+        let mut tried = full.clone();
+        let (node, _) = guest.ownership.runners().next()?;
+        let lapse = NodeCommand::LapseLease {
+            node,
+            incarnation: tried.state.lease(node)?.incarnation,
+            reign: tried.state.reign(),
+        };
+        tried.apply(Command::Node(lapse)).unwrap();
+        let steps = crate::plan::fail_over(&tried.state).steps;
+        let step = steps.into_iter().find(|step| step.guest == guest.id)?;
+        tried.apply(Command::Guest(step.to_fail_over())).unwrap();
+        Some((tried, guest.id))
+    });
+    let (mut workload, guest) = taken.expect("one of them fits elsewhere");
+    // It ends before it has waited for the lease on the disk.
+    workload.report(guest, ObservedState::Stopped).unwrap();
+    let expected = None;
+    let delete = || Command::Guest(GuestCommand::Delete { guest, expected });
+    assert!(matches!(
+        workload.apply(delete()),
+        Err(Refusal::GuestState { .. })
+    ));
+    let template = workload.state.guest(guest).unwrap().template.clone();
+    let update = GuestCommand::Update {
+        guest,
+        template,
+        expected,
+    };
+    assert!(workload.apply(Command::Guest(update)).is_err());
+    // It is started, and runs: by then nobody else does.
+    workload.start(&mut Scheduler::new(), guest).unwrap();
+    workload.report(guest, ObservedState::Stopped).unwrap();
+    workload.apply(delete()).unwrap();
+}
+
+#[test]
 fn a_guest_whose_owner_never_learned_that_it_needs_a_lease_is_not_taken() {
     let mut world = World::new();
     let guest = world.guest;

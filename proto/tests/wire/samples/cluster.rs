@@ -168,6 +168,7 @@ fn guest(owner: Owner) -> Guest {
             highest: Epoch::new(8),
             owner,
             revives: Some(Epoch::new(6)),
+            lingers: true,
         },
         observed: Observed {
             state: ObservedState::Failed(coded_error()),

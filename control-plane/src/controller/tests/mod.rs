@@ -1,5 +1,7 @@
 //! Events in, commands out; each command is applied, so a refused one is found.
 
+mod speed;
+
 use std::time::Duration;
 
 use godwit_proto::cluster::{
@@ -423,6 +425,27 @@ fn a_node_is_told_what_to_do_when_that_changes_and_not_again() {
     let pushed = world.controller.push(node, &world.workload.state).unwrap();
     let found = pushed.guests.iter().find(|found| found.id == guest);
     assert_eq!(found.unwrap().intent, RunIntent::Stopped);
+}
+
+#[test]
+fn a_guest_with_a_shared_disk_has_its_lease_there_whatever_its_policy_is() {
+    let mut world = World::new(3, 3);
+    let guest = world.guests()[0];
+    let node = world.owner(guest);
+    let pool = |world: &World| {
+        let told = desired(&world.workload.state, node);
+        let found = told.guests.into_iter().find(|found| found.id == guest);
+        found.unwrap().lease_pool
+    };
+    let first = pool(&world);
+    assert!(first.is_some());
+    world.apply(Command::Guest(GuestCommand::SetPolicy {
+        guest,
+        labels: godwit_proto::cluster::Labels::none(),
+        failover: godwit_proto::cluster::FailoverPolicy::Never,
+        expected: None,
+    }));
+    assert_eq!(pool(&world), first);
 }
 
 #[test]
