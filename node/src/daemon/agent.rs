@@ -26,6 +26,9 @@ const UNHEARD: Duration = Duration::from_millis(200);
 /// How often a node asks while a guest waits to leave.
 const WORD: Duration = Duration::from_millis(20);
 
+/// Between two looks when nothing has happened.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
 /// This node's agent.
 pub(super) struct Doer {
     agent: Mutex<Agent>,
@@ -126,7 +129,7 @@ impl Doer {
             let wake = self.agent().next_wake();
             let wait = wake.map_or(Duration::from_secs(1), |at| at.saturating_sub(boot_time()));
             tokio::select! {
-                () = sleep(wait.clamp(Duration::from_millis(5), Duration::from_secs(1))) => {}
+                () = sleep(wait.clamp(LEAST_PAUSE, Duration::from_secs(1))) => {}
                 () = changed.notified() => {}
                 () = self.learned.notified() => {}
             }

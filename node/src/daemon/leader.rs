@@ -173,10 +173,13 @@ impl Leadership {
             reign.slept = slept;
             return;
         }
-        if role.am_leader
-            && role.term == reign.term
-            && let Some(at) = role.confirmed_at
-        {
+        if !role.am_leader || role.term != reign.term {
+            return;
+        }
+        // Who votes alone is its own majority, and nobody answers it.
+        if role.voters.len() == 1 && role.voters.contains(&self.me) && !role.is_changing {
+            reign.controller.confirmed(boot_time());
+        } else if let Some(at) = role.confirmed_at {
             let ago = Instant::now().saturating_duration_since(at);
             reign.controller.confirmed(boot_time().saturating_sub(ago));
         }
