@@ -203,7 +203,9 @@ impl Policy {
         if facts.elapsed >= self.timeout || facts.round >= MAX_ROUNDS {
             return (self.time_up(), Reason::TimeUp);
         }
-        if self.mode == Mode::Hybrid && rewritten >= HOPELESS {
+        // The first round tells what pages cost that go for the first time; sent again they may cost
+        // next to nothing.
+        if self.mode == Mode::Hybrid && facts.round > 1 && rewritten >= HOPELESS {
             return (Decision::PostCopy, Reason::CannotConverge);
         }
         // The first round copies what was there; it says nothing about convergence but its rate.

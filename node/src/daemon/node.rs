@@ -33,6 +33,8 @@ use crate::peers::{BoxFuture, Duplex, Handler, Peers, Reply};
 const ANSWER_TIME: Duration = Duration::from_secs(3);
 /// How long a heartbeat is waited for.
 const HEARTBEAT_TIME: Duration = Duration::from_millis(900);
+/// Nodes that one which joins is told of, beside the one that it asked.
+const MAX_PEERS: usize = 15;
 /// How often, and how far apart, it is tried to have a receipt kept.
 const RECEIPT_TRIES: u32 = 20;
 const RECEIPT_PAUSE: Duration = Duration::from_millis(100);
@@ -458,14 +460,18 @@ impl Node {
         let certificate = authority
             .admit(node, &request.public_key)
             .map_err(|error| error.coded())?;
-        let mut peers = self.replica.with_state(|state| {
-            let peers = state.nodes().map(|node| Peer {
+        // This node may be no member yet itself, when its cluster is only made.
+        let mut peers = vec![Peer {
+            id: self.id,
+            address: self.config.address(),
+        }];
+        self.replica.with_state(|state| {
+            let others = state.nodes().filter(|node| node.id != self.id);
+            peers.extend(others.take(MAX_PEERS).map(|node| Peer {
                 id: node.id,
                 address: node.address.clone(),
-            });
-            peers.collect::<Vec<_>>()
+            }));
         });
-        peers.truncate(16);
         tracing::info!(%node, "a machine was admitted");
         Ok(Joined {
             node,
