@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | the HTTP API of a node, over a port that the daemon implements |
-//! | [`bench`] | moves test guests to another host, and says what came of it |
+//! | [`mod@bench`] | moves test guests to another host, and says what came of it |
 //! | [`cli`] | the command line: one file per command, texts, exit codes |
 //! | [`daemon`] | a node of a cluster: agent, replica, API |
 //! | [`guest_process`] | a guest and the socket through which it is steered; both ends of it |

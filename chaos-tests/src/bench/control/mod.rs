@@ -1,7 +1,7 @@
 //! Subject `control`: commits of three voters, a leader that is killed, placement.
 //!
 //! Voters are processes of their own, this program once more as `bench voter`, with a store on the
-//! disk each; they and the clients speak over loopback TCP, framed as in [`wire`]. etcd runs beside
+//! disk each; they and the clients speak over loopback TCP, framed as in `wire`. etcd runs beside
 //! them, three members as well, asked over gRPC by a client as small as ours. Both clusters are up
 //! all the time, and asked in turn.
 
