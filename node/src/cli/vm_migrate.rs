@@ -1,6 +1,7 @@
 //! `godwit vm migrate`, `godwit vm forecast`.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use godwit_proto::api::{MigrateGuest, Migration, MigrationPhase};
@@ -91,14 +92,29 @@ pub(super) fn follow(session: &mut Session, name: &str) -> Result<(), CodedError
     tell_ended(session, &migration)
 }
 
-fn tell_ended(session: &mut Session, migration: &Migration) -> Result<(), CodedError> {
-    let left: Option<Value> = match migration.has_receipt {
-        true => {
-            let path = format!("/v1/migrations/{}/receipt", segment(&migration.id));
-            Some(session.fetch(&path)?)
+/// How long a receipt is waited for: the source writes it when it has heard of the guest's first frame.
+const RECEIPT_TIME: Duration = Duration::from_secs(3);
+
+/// The receipt of a migration that has ended; none comes from a source that is lost, or that never
+/// began.
+fn receipt_of(session: &mut Session, id: &str) -> Result<Option<Value>, CodedError> {
+    let path = format!("/v1/migrations/{}", segment(id));
+    let deadline = Instant::now() + RECEIPT_TIME;
+    while Instant::now() < deadline {
+        let migration: Migration = session.fetch(&path)?;
+        if migration.has_receipt {
+            return session.fetch(&format!("{path}/receipt")).map(Some);
         }
-        false => None,
-    };
+        if migration.phase != MigrationPhase::Completed {
+            break;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(None)
+}
+
+fn tell_ended(session: &mut Session, migration: &Migration) -> Result<(), CodedError> {
+    let left = receipt_of(session, &migration.id)?;
     if session.output.json {
         print_json(&json!({"migration": migration, "receipt": left}))?;
     } else {

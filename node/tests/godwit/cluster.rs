@@ -46,7 +46,7 @@ impl Cluster {
             nodes: nodes.collect(),
             _dir: dir,
         };
-        for index in 0..count {
+        for (index, name) in NAMES.iter().enumerate().take(count) {
             let listen = free_address();
             let data = cluster.nodes[index].dir.clone();
             let token = (index > 0).then(|| cluster.token());
@@ -55,7 +55,7 @@ impl Cluster {
                 None => command.args(["cluster", "init", "--fast-leases"]),
                 Some(token) => command.args(["cluster", "join", token]),
             };
-            command.args(["--name", NAMES[index], "--listen", &listen, "--data-dir"]);
+            command.args(["--name", name, "--listen", &listen, "--data-dir"]);
             let made = command.arg(&data).output().unwrap();
             assert!(made.status.success(), "{made:?}");
             cluster.start(index);
