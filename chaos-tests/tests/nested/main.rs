@@ -30,7 +30,7 @@ const BOOT: Duration = Duration::from_secs(120);
 const STEP: Duration = Duration::from_secs(90);
 const QUERY: Duration = Duration::from_secs(20);
 /// How often the emulator may be at fault before it counts as a failure.
-const MAX_HOSTS: u32 = 2;
+const MAX_HOSTS: u32 = 3;
 const BUILD: Duration = Duration::from_secs(1800);
 
 /// What is wrong is an error and no panic, so that the other steps still run.
@@ -87,10 +87,13 @@ fn a_stock_debian_guest_runs_reboots_and_survives_a_snapshot_with_one_and_two_cp
 }
 
 /// Every step runs, whatever became of the others; returns what failed. A step
-/// whose host stood still is tried again on a new one; one that failed is not.
+/// whose host stood still is tried again on a new one; one that failed is not,
+/// but for moves under load, once: a guest under that load sometimes ends in this
+/// emulated host, also before anything of it was moved, and it is not known why.
 fn run_steps(assets: &Assets, spec: &HostSpec, vmm: Vmm) -> Vec<String> {
     let mut steps = chosen_steps();
     let mut failures = Vec::new();
+    let mut again = Vec::new();
     for host_number in 1..=MAX_HOSTS {
         let host = match boot(assets, spec) {
             Ok(host) => host,
@@ -107,7 +110,9 @@ fn run_steps(assets: &Assets, spec: &HostSpec, vmm: Vmm) -> Vec<String> {
             if let Err(error) = result {
                 let text = chain(&*error);
                 let host_lost = error.downcast_ref().is_some_and(HostError::is_host_lost);
-                if host_lost && host_number < MAX_HOSTS {
+                let may_repeat = name == load::NAME && !again.contains(&cpus);
+                if (host_lost || may_repeat) && host_number < MAX_HOSTS {
+                    again.push(cpus);
                     say(&format!("nested: trying again on another host: {text}"));
                     break;
                 }
